@@ -1,0 +1,1 @@
+"""The command line: parses, builds, makes one call, and translates the result."""

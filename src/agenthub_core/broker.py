@@ -1,0 +1,609 @@
+"""The state machine: what happens, and what is to be done about it.
+
+`handle(event, now)` returns actions and performs nothing; their outcomes are further events. So the
+broker can be driven by `agenthub_core.hub`, by an event loop, or by a test, and needs no lock:
+whoever drives it calls from one thread. Everything that changes the hub's state lives here and in
+the four books that it keeps: `lifecycle` (what became of a message), `channels` (who goes next),
+`roster` (who is here) and `turns` (who owes an answer).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from agenthub_core import prompts
+from agenthub_core.agenda import Agenda
+from agenthub_core.channels import Channel, Channels
+from agenthub_core.errors import (
+    PromptInvalid,
+    RelayError,
+    RelayRefused,
+    RelayUnreachable,
+    SessionBusy,
+    SessionUnknown,
+    StoreError,
+    StoreUnreadable,
+    StoreUnwritable,
+)
+from agenthub_core.lifecycle import Course, Pending, Stage, Step
+from agenthub_core.model import Agent, Message, Outcome, Session, Settlement
+from agenthub_core.policies import Policy
+from agenthub_core.protocol import (
+    Action,
+    CheckTurn,
+    Event,
+    Inject,
+    Injected,
+    InjectFailed,
+    ListingFailed,
+    ListSessions,
+    MalformedArrived,
+    MessageArrived,
+    MessageWithdrawn,
+    Notify,
+    Quarantine,
+    Quarantined,
+    ResumeTurn,
+    SaveAgent,
+    SessionsListed,
+    Settle,
+    Settled,
+    SettleFailed,
+    Severity,
+    StoreFailed,
+    StoreRead,
+    Tick,
+    TurnSeen,
+    TurnUnseen,
+    UnreadableFound,
+)
+from agenthub_core.roster import Roster
+from agenthub_core.routing import recipients
+from agenthub_core.turns import Next, Turns
+
+_BEGINNING = datetime.min.replace(tzinfo=UTC)
+
+
+class _Due(enum.Enum):
+    LISTING = "listing"
+    EXPIRY = "expiry"
+    CHANNEL = "channel"
+    TURN = "turn"
+    SETTLING = "settling"
+
+
+class Broker:
+    """Brings every message to its recipients, once, and settles it.
+
+    `agents` are those of earlier runs; `spool` names, to the agents, the place where they may
+    write messages themselves.
+    """
+
+    def __init__(
+        self,
+        policy: Policy | None = None,
+        *,
+        agents: Iterable[Agent] = (),
+        spool: str = "~/.agent-hub/messages",
+    ) -> None:
+        self._policy = policy or Policy()
+        self._spool = spool
+        self._roster = Roster(agents)
+        self._turns = Turns(self._policy.backoff.quick)
+        self._channels = Channels()
+        self._pending: dict[str, Pending] = {}
+        self._unrouted: set[str] = set()
+        self._agenda: Agenda[tuple[_Due, str]] = Agenda()
+        self._arrivals = 0
+        self._under_way = 0
+        self._relay_up = False
+        self._relay_trouble: type[RelayError] | None = None
+        self._relay_lost: datetime | None = None
+        self._asked: datetime | None = None
+        self._listed: datetime | None = None
+        self._malformed: set[str] = set()
+        self._store_failing: set[type[StoreError]] = set()
+        self._actions: list[Action] = []
+        self._handlers: dict[type, Callable[[Any, datetime], None]] = {
+            MessageArrived: self._message_arrived,
+            MalformedArrived: self._malformed_arrived,
+            UnreadableFound: self._unreadable_found,
+            MessageWithdrawn: self._message_withdrawn,
+            SessionsListed: self._sessions_listed,
+            ListingFailed: self._listing_failed,
+            Injected: self._injected,
+            InjectFailed: self._inject_failed,
+            TurnSeen: self._turn_seen,
+            TurnUnseen: self._turn_unseen,
+            Settled: self._settled,
+            SettleFailed: self._settle_failed,
+            Quarantined: self._quarantined,
+            StoreRead: self._store_read,
+            StoreFailed: self._store_failed,
+            Tick: self._tick,
+        }
+        for agent in self._roster:
+            self._channels.connect(agent.id, agent.session_id)
+        self._agenda.set((_Due.LISTING, ""), _BEGINNING)
+
+    def handle(self, event: Event, now: datetime) -> tuple[Action, ...]:
+        """What is to be done about an event, in this order. `now` must not run backwards."""
+        self._handlers[type(event)](event, now)
+        self._dispatch(now)
+        actions, self._actions = tuple(self._actions), []
+        return actions
+
+    def next_deadline(self) -> datetime | None:
+        """When the broker wants a `Tick`, if nothing happens before. It may lie in the past."""
+        return self._agenda.next()
+
+    @property
+    def pending(self) -> frozenset[str]:
+        """The keys of the messages that are not settled."""
+        return frozenset(self._pending)
+
+    def knows(self, key: str) -> bool:
+        """Whether a message with this key is not settled."""
+        return key in self._pending
+
+    @property
+    def agents(self) -> tuple[Agent, ...]:
+        return tuple(self._roster)
+
+    # ------------------------------------------------------------------------------- messages
+
+    def _message_arrived(self, event: MessageArrived, now: datetime) -> None:
+        message = event.message
+        known = self._pending.get(event.key)
+        if known is not None:
+            if message == known.message or not known.untouched:
+                return  # what was rewritten too late is found again once this one is settled
+            self._forget(known)
+        self._arrivals += 1
+        pending = Pending(
+            key=event.key,
+            message=message,
+            arrival=self._arrivals,
+            deadline=min(message.timestamp, now) + self._policy.message_ttl,
+            recovered=event.recovered,
+        )
+        self._pending[event.key] = pending
+        self._notify(
+            Severity.DEBUG,
+            "message.arrived",
+            f"{message.sender} wrote to {message.recipient} ({message.type.value})",
+            **_about(message),
+        )
+        if message.read:
+            self._settle(pending, Outcome.READ, now)
+            return
+        self._agenda.set((_Due.EXPIRY, event.key), pending.deadline)
+        self._route(pending, now)
+        if pending.deadline <= now:
+            self._expire(pending, now)
+
+    def _route(self, pending: Pending, now: datetime) -> None:
+        message = pending.message
+        # before the first listing nobody knows yet who is here
+        names = (
+            recipients(message, self._roster, now=now, active=self._policy.agent_stale)
+            if self._relay_up or not message.is_broadcast
+            else ()
+        )
+        if not names:
+            self._unrouted.add(pending.key)
+            return
+        self._unrouted.discard(pending.key)
+        for recipient in names:
+            pending.courses[recipient] = Course(recipient)
+            self._channels.put(recipient, pending.place)
+            if self._roster.get(recipient) is None:
+                self._notify(
+                    Severity.INFO,
+                    "recipient.unknown",
+                    f"no agent {recipient} is here yet; the message from {message.sender} waits",
+                    **_about(message),
+                )
+
+    def _message_withdrawn(self, event: MessageWithdrawn, now: datetime) -> None:
+        pending = self._pending.get(event.key)
+        if pending is None or pending.settlement:
+            return
+        if any(course.stage is Stage.INJECTING for course in pending.courses.values()):
+            return  # its end is near, and tells more
+        self._forget(pending)
+        self._notify(
+            Severity.INFO,
+            "message.withdrawn",
+            f"the message from {pending.message.sender} to {pending.message.recipient} was removed "
+            "before it was delivered",
+            **_about(pending.message),
+        )
+
+    def _malformed_arrived(self, event: MalformedArrived, now: datetime) -> None:
+        self._actions.append(Quarantine(key=event.key, fault=event.fault))
+        if event.key in self._malformed:
+            return
+        self._malformed.add(event.key)
+        self._notify(
+            Severity.WARNING,
+            "message.malformed",
+            f"{event.key} is no message and was put aside: {event.fault}",
+            key=event.key,
+        )
+
+    def _unreadable_found(self, event: UnreadableFound, now: datetime) -> None:
+        self._notify(
+            Severity.WARNING,
+            "message.unreadable",
+            f"{event.key} is left unread: {event.reason}",
+            key=event.key,
+        )
+
+    def _expire(self, pending: Pending, now: datetime) -> None:
+        for course in pending.courses.values():
+            if course.stage is Stage.WAITING:
+                self._give_up(pending, course, course.reason or self._why_waiting(course.recipient))
+        if not pending.courses:
+            self._settle(pending, Outcome.EXPIRED, now, "no agent was here to receive it")
+        else:
+            self._settle_if_ended(pending, now)
+
+    def _why_waiting(self, recipient: str) -> str:
+        agent = self._roster.get(recipient)
+        if agent is None:
+            return f"no agent {recipient} appeared"
+        if agent.session_id is None:
+            return f"the session of agent {recipient} is gone"
+        if not self._relay_up:
+            return "OpenCode did not answer"
+        return "other messages went before it"
+
+    def _give_up(self, pending: Pending, course: Course, reason: str) -> None:
+        course.step(Step.GIVE_UP)
+        course.reason = reason
+        self._channels.drop(course.recipient, pending.key)
+
+    def _forget(self, pending: Pending) -> None:
+        for course in pending.courses.values():
+            self._channels.drop(course.recipient, pending.key)
+        self._unrouted.discard(pending.key)
+        self._agenda.cancel((_Due.EXPIRY, pending.key))
+        del self._pending[pending.key]
+
+    # ------------------------------------------------------------------------------- settling
+
+    def _settle_if_ended(self, pending: Pending, now: datetime) -> None:
+        end = pending.end()
+        if end is not None:
+            outcome, reason = end
+            self._settle(pending, outcome, now, reason)
+
+    def _settle(self, pending: Pending, outcome: Outcome, now: datetime, reason: str = "") -> None:
+        self._unrouted.discard(pending.key)
+        self._agenda.cancel((_Due.EXPIRY, pending.key))
+        pending.settlement = Settlement(
+            key=pending.key,
+            message=pending.message,
+            outcome=outcome,
+            at=now,
+            deliveries=tuple(course.result() for course in pending.courses.values()),
+            reason=reason,
+        )
+        self._actions.append(Settle(settlement=pending.settlement))
+        message = pending.message
+        if outcome in (Outcome.EXPIRED, Outcome.REJECTED):
+            self._notify(
+                Severity.WARNING,
+                f"message.{outcome.value}",
+                f"the message from {message.sender} to {message.recipient} was not delivered "
+                f"({outcome.value}): {reason}",
+                **_about(message),
+            )
+
+    def _settled(self, event: Settled, now: datetime) -> None:
+        self._agenda.cancel((_Due.SETTLING, event.key))
+        self._pending.pop(event.key, None)
+        self._store_recovered(StoreUnwritable)
+
+    def _settle_failed(self, event: SettleFailed, now: datetime) -> None:
+        self._agenda.set((_Due.SETTLING, event.key), now + self._policy.settle_retry)
+        self._store_trouble(event.error)
+
+    def _quarantined(self, event: Quarantined, now: datetime) -> None:
+        self._malformed.discard(event.key)
+        self._store_recovered(StoreUnwritable)
+
+    def _store_read(self, event: StoreRead, now: datetime) -> None:
+        self._store_recovered(StoreUnreadable)
+
+    def _store_failed(self, event: StoreFailed, now: datetime) -> None:
+        self._store_trouble(event.error)
+
+    def _store_trouble(self, error: StoreError) -> None:
+        if type(error) in self._store_failing:
+            return
+        self._store_failing.add(type(error))
+        self._notify(Severity.ERROR, "store.failed", f"{error}. Nothing is lost; it is tried again")
+
+    def _store_recovered(self, failing: type[StoreError]) -> None:
+        if failing in self._store_failing:
+            self._store_failing.discard(failing)
+            self._notify(Severity.INFO, "store.recovered", "the store works again")
+
+    # ------------------------------------------------------------------------------- delivery
+
+    def _dispatch(self, now: datetime) -> None:
+        while self._relay_up and self._under_way < self._policy.workers:
+            taken = self._channels.take(now)
+            if taken is None:
+                return
+            channel, key = taken
+            self._inject(self._pending[key], channel)
+
+    def _inject(self, pending: Pending, channel: Channel) -> None:
+        course = pending.courses[channel.recipient]
+        course.step(Step.DISPATCH)
+        course.session_id = channel.session_id
+        repeated = pending.recovered or course.attempts > 0
+        course.attempts += 1
+        self._under_way += 1
+        assert channel.session_id is not None  # noqa: S101  # only an open channel is taken
+        self._actions.append(
+            Inject(
+                key=pending.key,
+                recipient=channel.recipient,
+                prompt=prompts.delivery(
+                    pending.message,
+                    recipient=channel.recipient,
+                    session_id=channel.session_id,
+                    repeated=repeated,
+                    spool=self._spool,
+                ),
+            )
+        )
+
+    def _arrived(self, key: str, recipient: str) -> tuple[Pending, Course, Channel]:
+        pending = self._pending[key]
+        self._under_way -= 1
+        return pending, pending.courses[recipient], self._channels.arrived(recipient)
+
+    def _injected(self, event: Injected, now: datetime) -> None:
+        pending, course, channel = self._arrived(event.key, event.recipient)
+        course.step(Step.RECEIPT)
+        course.reason = ""
+        course.held_at = now
+        message = pending.message
+        if channel.trouble is not None:
+            self._notify(
+                Severity.INFO,
+                "session.recovered",
+                f"{channel.recipient} takes messages again",
+                recipient=channel.recipient,
+            )
+        channel.recovered()
+        self._notify(
+            Severity.INFO,
+            "message.delivered",
+            f"{message.sender} → {course.recipient}: {message.type.value} delivered "
+            f"({_span(now - message.timestamp)} after it was written)",
+            **_about(message),
+            recipient=course.recipient,
+        )
+        self._watch(event.receipt.session_id, now + self._policy.turn_check)
+        self._settle_if_ended(pending, now)
+
+    def _inject_failed(self, event: InjectFailed, now: datetime) -> None:
+        pending, course, channel = self._arrived(event.key, event.recipient)
+        error = event.error
+        course.reason = str(error)
+        if isinstance(error, PromptInvalid):
+            course.rejected = True
+            self._give_up(pending, course, str(error))
+            self._settle_if_ended(pending, now)
+            return
+        course.step(Step.FAILURE)
+        if isinstance(error, SessionBusy):
+            course.attempts -= 1  # nothing was tried
+            self._hold(channel, now + self._policy.busy_wait)
+            self._tell_trouble(channel, error)
+        elif isinstance(error, SessionUnknown):
+            self._disconnect(channel.recipient)
+        else:
+            self._back_off(channel, error, now)
+        if pending.deadline <= now:
+            self._expire(pending, now)
+        else:
+            self._channels.put(channel.recipient, pending.place)
+
+    def _back_off(self, channel: Channel, error: RelayError, now: datetime) -> None:
+        backoff = self._policy.backoff
+        channel.failures += 1
+        self._hold(channel, now + backoff.delay(channel.failures, channel.recipient))
+        if not backoff.exhausted(channel.failures):
+            return
+        if isinstance(error, RelayUnreachable | RelayRefused):
+            self._agenda.set((_Due.LISTING, ""), now)  # is it this session, or all of OpenCode?
+        self._tell_trouble(channel, error)
+
+    def _hold(self, channel: Channel, until: datetime) -> None:
+        channel.held_until = until
+        self._agenda.set((_Due.CHANNEL, channel.recipient), until)
+
+    def _tell_trouble(self, channel: Channel, error: RelayError) -> None:
+        if channel.trouble is type(error):
+            return
+        channel.trouble = type(error)
+        self._notify(
+            Severity.INFO if isinstance(error, SessionBusy) else Severity.WARNING,
+            "session.trouble",
+            f"messages for {channel.recipient} wait: {error}",
+            recipient=channel.recipient,
+        )
+
+    # ------------------------------------------------------------------------------- sessions
+
+    def _list(self, now: datetime) -> None:
+        if self._asked is not None:
+            return  # its answer is under way
+        self._asked = now
+        active = self._policy.agent_stale
+        if self._listed is not None:
+            active = min(active, now - self._listed + self._policy.listing_overlap)
+        self._actions.append(ListSessions(active=active))
+
+    def _sessions_listed(self, event: SessionsListed, now: datetime) -> None:
+        came_up, self._relay_up = not self._relay_up, True
+        self._listed, self._asked = self._asked, None
+        for session in event.sessions:
+            self._see(session)
+        if came_up:
+            self._relay_recovered(now)
+            for session in event.sessions:
+                self._watch(session.id, now)
+        for key in tuple(self._unrouted):
+            self._route(self._pending[key], now)
+        self._agenda.set((_Due.LISTING, ""), now + self._policy.session_poll)
+
+    def _relay_recovered(self, now: datetime) -> None:
+        away = "" if self._relay_lost is None else f" again after {_span(now - self._relay_lost)}"
+        self._relay_trouble = self._relay_lost = None
+        for channel in self._channels.release():
+            self._agenda.cancel((_Due.CHANNEL, channel.recipient))
+        self._notify(
+            Severity.INFO,
+            "relay.up",
+            f"OpenCode answers{away}; {len(self._pending)} messages wait",
+        )
+
+    def _listing_failed(self, event: ListingFailed, now: datetime) -> None:
+        self._relay_up = False
+        self._asked = None
+        self._relay_lost = self._relay_lost or now
+        self._agenda.set((_Due.LISTING, ""), now + self._policy.relay_probe)
+        if self._relay_trouble is not type(event.error):
+            self._relay_trouble = type(event.error)
+            self._notify(
+                Severity.WARNING,
+                "relay.down",
+                f"OpenCode cannot be used, messages wait: {event.error}",
+            )
+
+    def _see(self, session: Session) -> None:
+        agent = self._roster.of_session(session.id)
+        if agent is None:
+            agent = self._roster.register(session)
+            self._channels.connect(agent.id, agent.session_id)
+            self._notify(
+                Severity.INFO,
+                "agent.registered",
+                f"{agent.id} is here, in {agent.directory}",
+                agent=agent.id,
+                session=session.id,
+            )
+        elif not self._roster.seen(agent, session.updated):
+            return
+        elif (channel := self._channels[agent.id]).trouble is not None:
+            channel.held_until = None  # something changed there: worth another try at once
+        self._save(agent.id)
+
+    def _save(self, name: str) -> None:
+        agent = self._roster.to_save(name)
+        if agent is not None:
+            self._actions.append(SaveAgent(agent=agent))
+
+    def _disconnect(self, name: str) -> None:
+        self._channels.connect(name, None)
+        self._roster.disconnect(name)
+        self._save(name)
+        self._notify(
+            Severity.WARNING,
+            "session.gone",
+            f"the session of {name} is gone; its messages wait",
+            agent=name,
+        )
+
+    # ---------------------------------------------------------------------------------- turns
+
+    def _watch(self, session_id: str, when: datetime) -> None:
+        self._turns.watch(session_id)
+        if (_Due.TURN, session_id) not in self._agenda:
+            self._agenda.set((_Due.TURN, session_id), when)
+
+    def _turn_seen(self, event: TurnSeen, now: datetime) -> None:
+        turn = event.turn
+        agent = self._roster.of_session(turn.session_id)
+        if agent is None:
+            self._turns.forget(turn.session_id)
+            return
+        delivering = self._channels[agent.id].under_way is not None
+        match self._turns.seen(turn, delivering=delivering):
+            case Next.LOOK_LATER:
+                self._watch(turn.session_id, now + self._policy.session_poll)
+            case Next.LOOK_SOON:
+                self._watch(turn.session_id, now + self._policy.turn_check)
+            case Next.RESUME:
+                self._actions.append(
+                    ResumeTurn(session_id=turn.session_id, prompt_id=turn.prompt_id)
+                )
+                self._watch(turn.session_id, now + self._policy.turn_check)
+                self._tell_turn(agent, Severity.INFO, "resumed", "was cut off; it is run again")
+            case Next.REPORT_FAILURE:
+                self._tell_turn(agent, Severity.WARNING, "failed", f"failed: {turn.error}")
+            case Next.REPORT_LOSS:
+                self._tell_turn(agent, Severity.ERROR, "abandoned", "is cut off again and again")
+            case Next.NOTHING:
+                pass
+
+    def _tell_turn(self, agent: Agent, severity: Severity, what: str, text: str) -> None:
+        self._notify(
+            severity,
+            f"turn.{what}",
+            f"{agent.id} holds a message, but its turn on it {text}",
+            agent=agent.id,
+        )
+
+    def _turn_unseen(self, event: TurnUnseen, now: datetime) -> None:
+        if isinstance(event.error, SessionUnknown):
+            self._turns.forget(event.session_id)
+        else:
+            self._watch(event.session_id, now + self._policy.session_poll)
+
+    # ----------------------------------------------------------------------------------- time
+
+    def _tick(self, event: Tick, now: datetime) -> None:
+        while (due := self._agenda.pop_due(now)) is not None:
+            match due:
+                case (_Due.LISTING, _):
+                    self._list(now)
+                case (_Due.EXPIRY, key):
+                    self._expire(self._pending[key], now)
+                case (_Due.TURN, session_id):
+                    self._actions.append(CheckTurn(session_id=session_id))
+                case (_Due.SETTLING, key):
+                    settlement = self._pending[key].settlement
+                    assert settlement is not None  # noqa: S101  # set before it could fail
+                    self._actions.append(Settle(settlement=settlement))
+                case (_Due.CHANNEL, _):
+                    pass  # the dispatch that follows every event looks at the channels itself
+
+    def _notify(self, severity: Severity, topic: str, text: str, **fields: str | float) -> None:
+        self._actions.append(Notify(severity=severity, topic=topic, text=text, fields=fields))
+
+
+def _about(message: Message) -> dict[str, str]:
+    return {
+        "message": message.id,
+        "from": message.sender,
+        "to": message.recipient,
+        "thread": message.thread_id,
+    }
+
+
+def _span(duration: timedelta) -> str:
+    if duration < timedelta(seconds=10):
+        return f"{duration / timedelta(milliseconds=1):.0f} ms"
+    return f"{duration.total_seconds():.0f} s"

@@ -1,0 +1,121 @@
+"""What waits for whom, and who goes next.
+
+A channel holds the messages for one recipient in order: urgent first, then by age. One goes at a
+time; channels go side by side. A channel is open while its recipient has a session, and may be held
+back until a time. What a message is, and what became of it, is the broker's business.
+"""
+
+from __future__ import annotations
+
+import heapq
+from datetime import datetime
+
+from attrs import define, field
+
+Place = tuple[int, datetime, int, str]
+"""Where a message stands in its channel: rank, time written, order of arrival, key."""
+
+
+@define
+class Channel:
+    """The way to one recipient."""
+
+    recipient: str
+    session_id: str | None = None
+    under_way: str | None = None
+    """The key of the message that is being injected."""
+    held_until: datetime | None = None
+    failures: int = 0
+    """Injections in a row that failed."""
+    trouble: type[Exception] | None = None
+    """What its last injections failed with, once the hub has said so."""
+    _queue: list[Place] = field(factory=list)
+    _waiting: set[str] = field(factory=set)
+
+    def put(self, place: Place) -> None:
+        heapq.heappush(self._queue, place)
+        self._waiting.add(place[-1])
+
+    def drop(self, key: str) -> None:
+        self._waiting.discard(key)
+
+    def head(self) -> Place | None:
+        """What goes next."""
+        while self._queue and self._queue[0][-1] not in self._waiting:
+            heapq.heappop(self._queue)
+        return self._queue[0] if self._queue else None
+
+    def recovered(self) -> None:
+        self.failures = 0
+        self.held_until = None
+        self.trouble = None
+
+
+class Channels:
+    """All channels. Choosing costs as much as there are open ones with something to send."""
+
+    def __init__(self) -> None:
+        self._channels: dict[str, Channel] = {}
+        self._ready: set[str] = set()
+
+    def __getitem__(self, recipient: str) -> Channel:
+        channel = self._channels.get(recipient)
+        if channel is None:
+            channel = self._channels[recipient] = Channel(recipient)
+        return channel
+
+    def put(self, recipient: str, place: Place) -> None:
+        """Let a message wait for a recipient."""
+        self[recipient].put(place)
+        self._judge(recipient)
+
+    def drop(self, recipient: str, key: str) -> None:
+        """The message waits no more."""
+        self[recipient].drop(key)
+        self._judge(recipient)
+
+    def connect(self, recipient: str, session_id: str | None) -> None:
+        """The recipient has a session now, or has none any more."""
+        self[recipient].session_id = session_id
+        self._judge(recipient)
+
+    def take(self, now: datetime) -> tuple[Channel, str] | None:
+        """The channel and the key of the message that goes next, now under way there."""
+        ready = (self._channels[name] for name in self._ready)
+        candidates = [
+            (head, channel)
+            for channel in ready
+            if (channel.held_until is None or channel.held_until <= now)
+            and (head := channel.head()) is not None
+        ]
+        if not candidates:
+            return None
+        (*_, key), channel = min(candidates, key=lambda candidate: candidate[0])
+        channel.drop(key)
+        channel.under_way = key
+        self._judge(channel.recipient)
+        return channel, key
+
+    def arrived(self, recipient: str) -> Channel:
+        """What was under way has come to an end, one or the other; the channel it was on."""
+        channel = self[recipient]
+        channel.under_way = None
+        self._judge(recipient)
+        return channel
+
+    def release(self) -> list[Channel]:
+        """Hold no channel back any more; those that were."""
+        held = [channel for channel in self._channels.values() if channel.held_until is not None]
+        for channel in held:
+            channel.held_until = None
+        return held
+
+    def _judge(self, recipient: str) -> None:
+        channel = self._channels[recipient]
+        if channel.head() is None and channel.under_way is None and channel.session_id is None:
+            del self._channels[recipient]  # nobody waits there: forget it, so names cost nothing
+            self._ready.discard(recipient)
+        elif channel.session_id and channel.under_way is None and channel.head() is not None:
+            self._ready.add(recipient)
+        else:
+            self._ready.discard(recipient)

@@ -1,0 +1,375 @@
+"""Drives the broker through the ports.
+
+One thread calls `run` (or `step`) and owns the broker with all its state. Everybody else only puts
+something into the inbox: the watcher a hint, a worker the outcome of what it did. So nothing here
+needs a lock. Where the work is done, and on how many threads, is decided by the `Executor` that the
+hub is given; with `Inline` all of it happens at once, on the caller's thread, as tests like it.
+
+The hub leaves every decision to the broker, and every word about the outside to the adapters.
+"""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+from attrs import frozen
+
+from agenthub_core.broker import Broker
+from agenthub_core.errors import RelayError, StoreError
+from agenthub_core.model import Agent, Fault, Message, Settlement
+from agenthub_core.ports import (
+    Clock,
+    Malformed,
+    MessageStore,
+    Reading,
+    SessionRelay,
+    Unfinished,
+    Unreadable,
+)
+from agenthub_core.protocol import (
+    Action,
+    CheckTurn,
+    Event,
+    Inject,
+    Injected,
+    InjectFailed,
+    ListingFailed,
+    ListSessions,
+    MalformedArrived,
+    MessageArrived,
+    MessageWithdrawn,
+    Notify,
+    Quarantine,
+    Quarantined,
+    ResumeTurn,
+    SaveAgent,
+    SessionsListed,
+    Settle,
+    Settled,
+    SettleFailed,
+    StoreFailed,
+    StoreRead,
+    Tick,
+    TurnSeen,
+    TurnUnseen,
+    UnreadableFound,
+)
+
+Task = Callable[[], None]
+Work = Callable[[], tuple[Event, ...]]
+Observer = Callable[[Event, Sequence[Action]], None]
+"""Told, on the hub's thread, of each event and the actions it led to. It must not raise."""
+
+_BEGINNING = datetime.min.replace(tzinfo=UTC)
+
+
+class Executor(Protocol):
+    """Runs tasks: each exactly once, in any order, on any thread, soon."""
+
+    def submit(self, task: Task) -> None: ...
+
+
+class Inline:
+    """Runs each task at once, on the caller's thread."""
+
+    def submit(self, task: Task) -> None:
+        task()
+
+
+@frozen(kw_only=True)
+class Rhythm:
+    """When the hub looks by itself."""
+
+    rescan: timedelta = timedelta(seconds=5)
+    """Between two readings of the whole store: what a missed hint costs at most."""
+    unfinished: timedelta = timedelta(milliseconds=500)
+    """The same while something half-written lies there."""
+    drain: timedelta = timedelta(seconds=3)
+    """How long a stop waits for what is under way; a daemon has 5 s to stop, all in all."""
+
+
+@frozen
+class _Hint:
+    key: str
+    recovered: bool = False
+
+
+@frozen
+class _Outcome:
+    """A task has ended, with something to tell. `settled`: it was the settling of a batch."""
+
+    events: tuple[Event, ...]
+    settled: bool
+
+
+@frozen
+class _Crash:
+    """A task has raised what it never should: a bug, which ends the hub."""
+
+    error: BaseException
+
+
+class _Wake:
+    """Something to look up from the inbox for."""
+
+
+_Item = _Hint | _Outcome | _Crash | _Wake
+
+
+class Hub:
+    """A running agenthub: `run` it in one thread, `hint` and `stop` it from any."""
+
+    def __init__(
+        self,
+        *,
+        broker: Broker,
+        store: MessageStore,
+        relay: SessionRelay,
+        clock: Clock,
+        executor: Executor | None = None,
+        writer: Executor | None = None,
+        observers: Sequence[Observer] = (),
+        rhythm: Rhythm | None = None,
+    ) -> None:
+        """`executor` talks to the relay, on several threads; `writer` to the store, on one."""
+        self._broker = broker
+        self._store = store
+        self._relay = relay
+        self._clock = clock
+        self._executor = executor or Inline()
+        self._writer = writer or Inline()
+        self._observers = tuple(observers)
+        self._rhythm = rhythm or Rhythm()
+        self._inbox: queue.SimpleQueue[_Item] = queue.SimpleQueue()
+        self._to_settle: list[Settlement] = []
+        self._reported: set[str] = set()
+        self._settling = False
+        self._tasks = 0
+        self._next_scan = _BEGINNING
+        self._scanned = False
+        self._stopping = False
+
+    # ------------------------------------------------------------------------- from any thread
+
+    def hint(self, key: str) -> None:
+        """Something may have changed under this key. Hints may be wrong, late, or missing."""
+        self._inbox.put(_Hint(key))
+
+    def stop(self) -> None:
+        """Let `run` return soon: what is under way is finished, or left waiting in the store.
+
+        May be called from a signal handler.
+        """
+        self._stopping = True
+        self._inbox.put(_Wake())
+
+    # ------------------------------------------------------------------------ the hub's thread
+
+    def run(self) -> None:
+        """Work until `stop` is called. Raises what a task raised that is no `AgentHubError`."""
+        while True:
+            self.step()
+            if self._stopping:
+                break
+            deadline = self._broker.next_deadline()
+            until = self._next_scan if deadline is None else min(deadline, self._next_scan)
+            if (item := self._await(until)) is not None:
+                self._take(item)
+        self._drain()
+
+    def step(self) -> None:
+        """Do all that is to be done now, and return."""
+        busy = True
+        while busy and not self._stopping:
+            busy = self._keep_time()
+            try:
+                item = self._inbox.get_nowait()
+            except queue.Empty:
+                continue
+            self._take(item)
+            busy = True
+
+    def _keep_time(self) -> bool:
+        """Do what the time asks for; whether that was anything."""
+        now = self._clock.now()
+        deadline = self._broker.next_deadline()
+        if deadline is not None and deadline <= now:
+            self._tell(Tick())
+        elif self._next_scan <= now:
+            self._scan(now)
+        else:
+            return False
+        return True
+
+    def _await(self, until: datetime) -> _Item | None:
+        seconds = (until - self._clock.now()).total_seconds()
+        try:
+            return self._inbox.get(timeout=max(seconds, 0))
+        except queue.Empty:
+            return None
+
+    def _drain(self) -> None:
+        """Let what is under way come to its end, and begin nothing new but its settling."""
+        deadline = self._clock.now() + self._rhythm.drain
+        while self._tasks and self._clock.now() < deadline:
+            item = self._await(deadline)
+            if item is not None and not isinstance(item, _Hint):
+                self._take(item)
+
+    def _take(self, item: _Item) -> None:
+        match item:
+            case _Hint(key, recovered):
+                self._read(key, recovered=recovered)
+            case _Outcome(events, settled):
+                self._tasks -= 1
+                for event in events:
+                    self._tell(event)
+                if settled:
+                    self._settling = False
+                    self._settle()
+            case _Crash(error):
+                raise error
+            case _Wake():
+                pass
+
+    def _tell(self, event: Event) -> None:
+        actions = self._broker.handle(event, self._clock.now())
+        for observe in self._observers:
+            observe(event, actions)
+        for action in actions:
+            self._perform(action)
+        if isinstance(event, Settled):
+            # whoever wrote under this key since it was read has said something new
+            self._inbox.put(_Hint(event.key, recovered=True))
+
+    # ------------------------------------------------------------------------------- reading
+
+    def _scan(self, now: datetime) -> None:
+        """Read all that waits: what hints told wrongly, or not at all, comes right here."""
+        self._next_scan = now + self._rhythm.rescan
+        try:
+            keys = set(self._store.keys())
+        except StoreError as error:
+            self._tell(StoreFailed(error=error))
+            return
+        self._tell(StoreRead())
+        self._reported &= keys
+        for key in self._broker.pending - keys:
+            self._tell(MessageWithdrawn(key=key))
+        for key in sorted(keys - self._broker.pending):
+            self._read(key, recovered=not self._scanned)
+        self._scanned = True
+
+    def _read(self, key: str, *, recovered: bool) -> None:
+        try:
+            reading: Reading = self._store.read(key)
+        except StoreError as error:
+            self._tell(StoreFailed(error=error))
+            return
+        match reading:
+            case Message() as message:
+                self._tell(MessageArrived(key=key, message=message, recovered=recovered))
+            case Malformed(fault=fault):
+                self._tell(MalformedArrived(key=key, fault=fault))
+            case Unreadable(reason=reason):
+                if key not in self._reported:
+                    self._reported.add(key)
+                    self._tell(UnreadableFound(key=key, reason=reason))
+            case Unfinished():
+                soon = self._clock.now() + self._rhythm.unfinished
+                self._next_scan = min(self._next_scan, soon)
+            case None:
+                pass
+
+    # ---------------------------------------------------------------------------- performing
+
+    def _perform(self, action: Action) -> None:
+        match action:
+            case Inject():
+                self._start(self._executor, lambda: self._inject(action))
+            case ListSessions(active=active):
+                self._start(self._executor, lambda: self._list(active))
+            case CheckTurn(session_id=session_id):
+                self._start(self._executor, lambda: self._check(session_id))
+            case ResumeTurn():
+                self._start(self._executor, lambda: self._resume(action))
+            case Settle(settlement=settlement):
+                self._to_settle.append(settlement)
+                self._settle()
+            case Quarantine(key=key, fault=fault):
+                self._start(self._writer, lambda: self._quarantine(key, fault))
+            case SaveAgent(agent=agent):
+                self._start(self._writer, lambda: self._save(agent))
+            case Notify():
+                pass  # for the observers
+
+    def _start(self, executor: Executor, work: Work, *, settling: bool = False) -> None:
+        def task() -> None:
+            try:
+                outcome: _Item = _Outcome(work(), settling)
+            except BaseException as error:  # noqa: BLE001  # not handled: raised where it is seen
+                outcome = _Crash(error)
+            self._inbox.put(outcome)
+
+        self._tasks += 1
+        executor.submit(task)
+
+    def _settle(self) -> None:
+        """Settle what there is in one go; while that is under way the next lot gathers."""
+        if self._settling or not self._to_settle:
+            return
+        self._settling = True
+        batch, self._to_settle = self._to_settle, []
+        self._start(self._writer, lambda: self._settle_batch(batch), settling=True)
+
+    # ------------------------------------------------- tasks, on whatever thread the executor has
+
+    def _inject(self, action: Inject) -> tuple[Event, ...]:
+        try:
+            receipt = self._relay.inject(action.prompt)
+        except RelayError as error:
+            return (InjectFailed(key=action.key, recipient=action.recipient, error=error),)
+        return (Injected(key=action.key, recipient=action.recipient, receipt=receipt),)
+
+    def _list(self, active: timedelta) -> tuple[Event, ...]:
+        try:
+            return (SessionsListed(sessions=tuple(self._relay.sessions(active))),)
+        except RelayError as error:
+            return (ListingFailed(error=error),)
+
+    def _check(self, session_id: str) -> tuple[Event, ...]:
+        try:
+            return (TurnSeen(turn=self._relay.turn(session_id)),)
+        except RelayError as error:
+            return (TurnUnseen(session_id=session_id, error=error),)
+
+    def _resume(self, action: ResumeTurn) -> tuple[Event, ...]:
+        try:
+            self._relay.resume(action.session_id, action.prompt_id)
+        except RelayError as error:
+            return (TurnUnseen(session_id=action.session_id, error=error),)
+        return ()
+
+    def _settle_batch(self, batch: Sequence[Settlement]) -> tuple[Event, ...]:
+        try:
+            self._store.settle(batch)
+        except StoreError as error:
+            return tuple(SettleFailed(key=settlement.key, error=error) for settlement in batch)
+        return tuple(Settled(key=settlement.key) for settlement in batch)
+
+    def _quarantine(self, key: str, fault: Fault) -> tuple[Event, ...]:
+        try:
+            self._store.quarantine(key, fault)
+        except StoreError as error:
+            return (StoreFailed(error=error),)
+        return (Quarantined(key=key),)
+
+    def _save(self, agent: Agent) -> tuple[Event, ...]:
+        try:
+            self._store.save_agent(agent)
+        except StoreError as error:
+            return (StoreFailed(error=error),)
+        return ()

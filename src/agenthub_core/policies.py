@@ -1,0 +1,89 @@
+"""How often, how long, how soon: pure functions of what happened and when.
+
+A policy is a frozen value whose fields come from the settings; the broker asks it and obeys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+
+from attrs import Attribute, field, frozen
+
+from agenthub_core.errors import InvalidValue
+from agenthub_core.model import fingerprint
+
+
+def _positive(_: object, attribute: Attribute[timedelta], value: timedelta) -> None:
+    if value <= timedelta(0):
+        raise InvalidValue(attribute.name, str(value), "a duration longer than zero")
+
+
+def _at_least(minimum: int) -> Callable[[object, Attribute[int], int], None]:
+    def validate(_: object, attribute: Attribute[int], value: int) -> None:
+        if value < minimum:
+            raise InvalidValue(attribute.name, str(value), f"a number of {minimum} or more")
+
+    return validate
+
+
+@frozen(kw_only=True)
+class Backoff:
+    """When to try again: `quick` tries close together, then ever slower ones up to `ceiling`.
+
+    The quick ones bridge a hiccup; the slow ones keep a broken session from costing anything.
+    """
+
+    quick: int = field(default=3, validator=_at_least(0))
+    """Quick tries after the first (AGENT_HUB_INJECTION_RETRIES)."""
+    first: timedelta = field(default=timedelta(milliseconds=200), validator=_positive)
+    """Before the first quick retry; each further one waits twice as long."""
+    slow: timedelta = field(default=timedelta(seconds=10), validator=_positive)
+    """Before the first slow retry; each further one waits twice as long."""
+    ceiling: timedelta = field(default=timedelta(seconds=60), validator=_positive)
+
+    def exhausted(self, failures: int) -> bool:
+        """Whether the quick tries are used up after so many failures in a row."""
+        return failures > self.quick
+
+    def delay(self, failures: int, seed: str) -> timedelta:
+        """How long to wait after so many failures (1 or more) in a row.
+
+        Up to a quarter is taken off, by the seed: neighbours that failed together do not come back
+        together, and the same history gives the same delay.
+        """
+        base, doublings = (
+            (self.slow, failures - self.quick - 1)
+            if self.exhausted(failures)
+            else (self.first, failures - 1)
+        )
+        # 2**16 times any base is beyond every ceiling; more would overflow a timedelta in a year
+        whole: timedelta = min(base * (1 << min(doublings, 16)), self.ceiling)
+        share = int(fingerprint(seed, str(failures))[:4], 16) / 0xFFFF
+        return whole * (1 - share / 4)
+
+
+@frozen(kw_only=True)
+class Policy:
+    """Every number that the broker obeys."""
+
+    message_ttl: timedelta = field(default=timedelta(seconds=3600), validator=_positive)
+    """How long a message waits for its recipient (AGENT_HUB_MESSAGE_TTL)."""
+    agent_stale: timedelta = field(default=timedelta(seconds=3600), validator=_positive)
+    """How long after its last activity an agent still receives broadcasts."""
+    session_poll: timedelta = field(default=timedelta(seconds=5), validator=_positive)
+    """Between two listings of the sessions (AGENT_HUB_SESSION_POLL)."""
+    listing_overlap: timedelta = field(default=timedelta(seconds=10), validator=_positive)
+    """How far a listing looks back beyond the last one: a session's time of update is set in
+    another process, a little before it can be seen here."""
+    relay_probe: timedelta = field(default=timedelta(seconds=1), validator=_positive)
+    """Between two listings while the relay does not answer: its return is felt at once."""
+    busy_wait: timedelta = field(default=timedelta(seconds=1), validator=_positive)
+    """Before a session that is at work in another process is looked at again."""
+    turn_check: timedelta = field(default=timedelta(seconds=1), validator=_positive)
+    """After a delivery, before its turn is looked at: an unknown model has failed by then."""
+    settle_retry: timedelta = field(default=timedelta(seconds=5), validator=_positive)
+    """Before the store is asked again to settle what it could not (a full disk)."""
+    workers: int = field(default=4, validator=_at_least(1))
+    """Injections under way at once (AGENT_HUB_INJECTION_WORKERS)."""
+    backoff: Backoff = field(factory=Backoff)

@@ -1,0 +1,138 @@
+"""What the core needs from the world. Whoever writes an adapter needs no more than this page.
+
+Each clause below has a test in `tests/contract`, which every adapter runs: subclass the contract of
+your port, override its one fixture, and it runs on yours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from attrs import frozen
+
+from agenthub_core.model import Agent, Fault, Message, Prompt, Receipt, Session, Settlement, Turn
+
+
+@frozen(kw_only=True)
+class Malformed:
+    """What lies under a key will never be a message."""
+
+    fault: Fault
+
+
+@frozen(kw_only=True)
+class Unreadable:
+    """What lies under a key is not for the hub to touch; `reason` is a sentence's end."""
+
+    reason: str
+
+
+@frozen(kw_only=True)
+class Unfinished:
+    """Something lies under a key that may yet become a message: its writer is at work."""
+
+
+Reading = Message | Malformed | Unreadable | Unfinished | None
+"""What reading a key can bring; None where nothing lies there (any more)."""
+
+
+class Clock(Protocol):
+    """What time it is."""
+
+    def now(self) -> datetime:
+        """The present: aware, in UTC. Never earlier than what it said before, within a second."""
+        ...
+
+
+class MessageStore(Protocol):
+    """Where messages wait until they are settled, and where settled ones can be found.
+
+    A message that waits has a key, unique among those that wait and meaningless to the caller.
+    All methods may be called from any thread; `settle` only from one at a time.
+    Where the store itself fails, reading raises `StoreUnreadable` and writing `StoreUnwritable`.
+    """
+
+    def keys(self) -> Sequence[str]:
+        """The keys of everything that waits, in no order; of what was settled, none."""
+        ...
+
+    def read(self, key: str) -> Reading:
+        """What waits under a key. Reading changes nothing, and may be repeated.
+
+        Missing `threadId`, `timestamp`, `priority` and `id` are filled in, the same way each time.
+        Bad input is a value, never an exception.
+        """
+        ...
+
+    def put(self, message: Message) -> str:
+        """Let a message wait; its key. When this returns it survives a crash and a power loss.
+
+        Putting the same message twice leaves one.
+        """
+        ...
+
+    def settle(self, settlements: Sequence[Settlement]) -> None:
+        """End the lives of messages that wait, in order.
+
+        Each is in the archive, with its outcome and all that its sender wrote, before it stops
+        waiting: whatever happens in between, it is never in neither. Settling again what is in the
+        archive keeps the first outcome. What was written under the key since it was read is
+        another message, and goes on waiting.
+        """
+        ...
+
+    def quarantine(self, key: str, fault: Fault) -> None:
+        """Put aside, byte for byte and with the fault beside it, what will never be a message.
+
+        Nothing happens where nothing waits under the key.
+        """
+        ...
+
+    def settled(self, message_id: str) -> Sequence[Settlement]:
+        """The settled messages with this id, oldest first; empty where there are none."""
+        ...
+
+    def agents(self) -> Sequence[Agent]:
+        """Every agent that was saved, as it was last saved, in no order."""
+        ...
+
+    def save_agent(self, agent: Agent) -> None:
+        """Keep an agent; replaces what was saved under its id. What others added is kept."""
+        ...
+
+
+class SessionRelay(Protocol):
+    """What can put a prompt into a session. All methods may be called from several threads.
+
+    A method that fails raises one of `RelayError`'s children and nothing else; after
+    `RelayUnreachable` it is unknown whether the relay did what it was asked.
+    """
+
+    def sessions(self, active: timedelta) -> Sequence[Session]:
+        """The sessions of every project that were active within a while, latest first.
+
+        Without subagents' and archived sessions.
+        """
+        ...
+
+    def inject(self, prompt: Prompt) -> Receipt:
+        """See to it that the session holds the prompt, which wakes it.
+
+        However often it is called with the same prompt id, the session holds the prompt once. For
+        a `repeated` prompt that is held already, nothing is done if the session has moved on from
+        it; a turn that was abandoned is run again. The session keeps its own agent and model.
+
+        Raises `SessionUnknown`; `SessionBusy` where another process is at work on the session, and
+        then nothing was done; `PromptInvalid`; `PromptNotHeld`.
+        """
+        ...
+
+    def turn(self, session_id: str) -> Turn:
+        """What became of the newest prompt that the hub put into the session. Changes nothing."""
+        ...
+
+    def resume(self, session_id: str, prompt_id: str) -> None:
+        """Run the turn of a prompt that `turn` called abandoned. Does nothing to any other."""
+        ...

@@ -1,0 +1,258 @@
+"""The ports in memory: for tests, for orchestrators without files or OpenCode, and for the demo.
+
+Each passes the same contract as the real adapter (`tests/contract`), so what holds on these holds
+there. Faults are scripted: `relay.fail_with(...)`, `store.fail_with(...)`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+
+from attrs import define, evolve, field
+
+from agenthub_core.errors import (
+    RelayError,
+    SessionBusy,
+    SessionUnknown,
+    StoreError,
+    StoreUnreadable,
+    TurnFailed,
+)
+from agenthub_core.model import (
+    Agent,
+    Fault,
+    Message,
+    Prompt,
+    Receipt,
+    Session,
+    Settlement,
+    Turn,
+    TurnState,
+)
+from agenthub_core.ports import Malformed, Reading
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+"""Where a manual clock starts: any time will do, as long as it is always the same."""
+
+
+class ManualClock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self, start: datetime = NOON) -> None:
+        self._now = start
+
+    def now(self) -> datetime:
+        return self._now
+
+    def advance(self, by: timedelta) -> datetime:
+        """Move on; the time it is then. Raises ValueError for a step back."""
+        if by < timedelta(0):
+            raise ValueError("time does not run backwards")
+        self._now += by
+        return self._now
+
+
+class MemoryStore:
+    """A `MessageStore` that lasts as long as the process."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: dict[str, Message | Malformed] = {}
+        self._archive: list[Settlement] = []
+        self._agents: dict[str, Agent] = {}
+        self.quarantined: dict[str, Fault] = {}
+        self._faults: deque[StoreError] = deque()
+
+    def fail_with(self, *errors: StoreError) -> None:
+        """Raise these, one a call, before anything else is done."""
+        self._faults.extend(errors)
+
+    def put_malformed(self, key: str, fault: Fault) -> None:
+        """Let something wait that is no message."""
+        self._waiting[key] = Malformed(fault=fault)
+
+    def withdraw(self, key: str) -> None:
+        """Take a message out, as a person deletes a file."""
+        del self._waiting[key]
+
+    @property
+    def archive(self) -> tuple[Settlement, ...]:
+        """What was settled, in order."""
+        return tuple(self._archive)
+
+    def keys(self) -> Sequence[str]:
+        self._fail(StoreUnreadable)
+        with self._lock:
+            return tuple(self._waiting)
+
+    def read(self, key: str) -> Reading:
+        self._fail(StoreUnreadable)
+        with self._lock:
+            return self._waiting.get(key)
+
+    def put(self, message: Message) -> str:
+        self._fail(StoreError)
+        with self._lock:
+            for key, waiting in self._waiting.items():
+                if isinstance(waiting, Message) and waiting.digest == message.digest:
+                    return key
+            key = message.id
+            if key in self._waiting:
+                key = f"{message.id}-{message.digest[:8]}"
+            self._waiting[key] = message
+            return key
+
+    def settle(self, settlements: Sequence[Settlement]) -> None:
+        self._fail(StoreError)
+        with self._lock:
+            for settlement in settlements:
+                digests = {known.message.digest for known in self._archive}
+                if settlement.message.digest not in digests:
+                    self._archive.append(settlement)
+                if self._waiting.get(settlement.key) == settlement.message:
+                    del self._waiting[settlement.key]
+
+    def quarantine(self, key: str, fault: Fault) -> None:
+        self._fail(StoreError)
+        with self._lock:
+            if self._waiting.pop(key, None) is not None:
+                self.quarantined[key] = fault
+
+    def settled(self, message_id: str) -> Sequence[Settlement]:
+        with self._lock:
+            found = [known for known in self._archive if known.message.id == message_id]
+        return sorted(found, key=lambda settlement: settlement.at)
+
+    def agents(self) -> Sequence[Agent]:
+        with self._lock:
+            return tuple(self._agents.values())
+
+    def save_agent(self, agent: Agent) -> None:
+        self._fail(StoreError)
+        with self._lock:
+            self._agents[agent.id] = agent
+
+    def _fail(self, kind: type[StoreError]) -> None:
+        if self._faults and (isinstance(self._faults[0], kind) or kind is StoreError):
+            raise self._faults.popleft()
+
+
+@define
+class _Conversation:
+    session: Session
+    prompts: list[Prompt] = field(factory=list)
+    state: TurnState = TurnState.NONE
+    error: TurnFailed | None = None
+    busy: bool = False
+    turns: int = 0
+
+
+class MemoryRelay:
+    """A `SessionRelay` whose sessions answer at once.
+
+    It records what each session holds. `answering=False` leaves every turn running until the test
+    says how it ends.
+    """
+
+    def __init__(self, sessions: Iterable[Session] = (), *, clock: ManualClock | None = None):
+        self._lock = threading.Lock()
+        self._clock = clock
+        self._conversations: dict[str, _Conversation] = {}
+        self._faults: deque[RelayError] = deque()
+        self.answering = True
+        self.down: RelayError | None = None
+        """Raised by every call while it is set."""
+        for session in sessions:
+            self.open(session)
+
+    def open(self, session: Session) -> None:
+        """A session begins, or changes."""
+        conversation = self._conversations.setdefault(session.id, _Conversation(session))
+        conversation.session = session
+
+    def close(self, session_id: str) -> None:
+        """A session is deleted."""
+        del self._conversations[session_id]
+
+    def fail_with(self, *errors: RelayError) -> None:
+        """Let the next injections fail with these, one each; nothing is held then."""
+        self._faults.extend(errors)
+
+    def work_elsewhere(self, session_id: str, *, busy: bool) -> None:
+        """Another process begins, or ends, a turn on the session."""
+        self._conversations[session_id].busy = busy
+
+    def end_turn(self, session_id: str, state: TurnState, error: TurnFailed | None = None) -> None:
+        """Say what became of the newest prompt's turn."""
+        conversation = self._conversations[session_id]
+        conversation.state, conversation.error = state, error
+
+    def held(self, session_id: str) -> tuple[Prompt, ...]:
+        """What the session holds, in order."""
+        return tuple(self._conversations[session_id].prompts)
+
+    def turns(self, session_id: str) -> int:
+        """How many turns were run in the session."""
+        return self._conversations[session_id].turns
+
+    def sessions(self, active: timedelta) -> Sequence[Session]:
+        with self._lock:
+            self._answer()
+            sessions = [conversation.session for conversation in self._conversations.values()]
+        if self._clock is not None:
+            since = self._clock.now() - active
+            sessions = [session for session in sessions if session.updated >= since]
+        return sorted(sessions, key=lambda session: session.updated, reverse=True)
+
+    def inject(self, prompt: Prompt) -> Receipt:
+        with self._lock:
+            self._answer()
+            if self._faults:
+                raise self._faults.popleft()
+            conversation = self._find(prompt.session_id)
+            if conversation.busy:
+                raise SessionBusy(f"session {prompt.session_id} is at work in another process")
+            if prompt.id not in {held.id for held in conversation.prompts}:
+                conversation.prompts.append(evolve(prompt, repeated=False))
+                self._run(conversation)
+            elif conversation.state is TurnState.ABANDONED:
+                self._run(conversation)
+            return Receipt(prompt_id=prompt.id, session_id=prompt.session_id)
+
+    def turn(self, session_id: str) -> Turn:
+        with self._lock:
+            self._answer()
+            conversation = self._find(session_id)
+            newest = conversation.prompts[-1].id if conversation.prompts else ""
+            return Turn(
+                session_id=session_id,
+                state=conversation.state,
+                prompt_id=newest,
+                error=conversation.error,
+            )
+
+    def resume(self, session_id: str, prompt_id: str) -> None:
+        with self._lock:
+            self._answer()
+            conversation = self._find(session_id)
+            newest = conversation.prompts[-1].id if conversation.prompts else ""
+            if conversation.state is TurnState.ABANDONED and newest == prompt_id:
+                self._run(conversation)
+
+    def _run(self, conversation: _Conversation) -> None:
+        conversation.turns += 1
+        conversation.error = None
+        conversation.state = TurnState.ANSWERED if self.answering else TurnState.RUNNING
+
+    def _answer(self) -> None:
+        if self.down is not None:
+            raise self.down
+
+    def _find(self, session_id: str) -> _Conversation:
+        conversation = self._conversations.get(session_id)
+        if conversation is None:
+            raise SessionUnknown(f"there is no session {session_id}")
+        return conversation
