@@ -158,9 +158,11 @@ class Broker:
     def _message_arrived(self, event: MessageArrived, now: datetime) -> None:
         message = event.message
         known = self._pending.get(event.key)
+        recovered = event.recovered
         if known is not None:
             if message == known.message or not known.untouched:
                 return  # what was rewritten too late is found again once this one is settled
+            recovered = recovered or known.tried
             self._forget(known)
         self._arrivals += 1
         pending = Pending(
@@ -168,7 +170,7 @@ class Broker:
             message=message,
             arrival=self._arrivals,
             deadline=min(message.timestamp, now) + self._policy.message_ttl,
-            recovered=event.recovered,
+            recovered=recovered,
         )
         self._pending[event.key] = pending
         self._notify(

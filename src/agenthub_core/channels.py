@@ -30,18 +30,18 @@ class Channel:
     trouble: type[Exception] | None = None
     """What its last injections failed with, once the hub has said so."""
     _queue: list[Place] = field(factory=list)
-    _waiting: set[str] = field(factory=set)
+    _waiting: dict[str, Place] = field(factory=dict)
 
     def put(self, place: Place) -> None:
         heapq.heappush(self._queue, place)
-        self._waiting.add(place[-1])
+        self._waiting[place[-1]] = place
 
     def drop(self, key: str) -> None:
-        self._waiting.discard(key)
+        self._waiting.pop(key, None)
 
     def head(self) -> Place | None:
         """What goes next."""
-        while self._queue and self._queue[0][-1] not in self._waiting:
+        while self._queue and self._waiting.get(self._queue[0][-1]) != self._queue[0]:
             heapq.heappop(self._queue)
         return self._queue[0] if self._queue else None
 
@@ -83,14 +83,14 @@ class Channels:
         """The channel and the key of the message that goes next, now under way there."""
         ready = (self._channels[name] for name in self._ready)
         candidates = [
-            (head, channel)
+            (head, channel.recipient, channel)
             for channel in ready
             if (channel.held_until is None or channel.held_until <= now)
             and (head := channel.head()) is not None
         ]
         if not candidates:
             return None
-        (*_, key), channel = min(candidates, key=lambda candidate: candidate[0])
+        (*_, key), _, channel = min(candidates)
         channel.drop(key)
         channel.under_way = key
         self._judge(channel.recipient)

@@ -255,20 +255,25 @@ class Hub:
         except StoreError as error:
             self._tell(StoreFailed(error=error))
             return
-        self._tell(StoreRead())
         self._reported &= keys
-        for key in self._broker.pending - keys:
+        for key in sorted(self._broker.pending - keys):
             self._tell(MessageWithdrawn(key=key))
-        for key in sorted(keys - self._broker.pending):
-            self._read(key, recovered=not self._scanned)
-        self._scanned = True
+        readable = [self._read(key) for key in sorted(keys - self._broker.pending)]
+        if all(readable):
+            self._scanned = True
+            self._tell(StoreRead())
 
-    def _read(self, key: str, *, recovered: bool) -> None:
+    def _read(self, key: str, *, recovered: bool = False) -> bool:
+        """Tell the broker what lies under a key; whether the store could be asked.
+
+        Until all that lay there at the start was read, anything may stem from an earlier run.
+        """
+        recovered = recovered or not self._scanned
         try:
             reading: Reading = self._store.read(key)
         except StoreError as error:
             self._tell(StoreFailed(error=error))
-            return
+            return False
         match reading:
             case Message() as message:
                 self._tell(MessageArrived(key=key, message=message, recovered=recovered))
@@ -283,11 +288,14 @@ class Hub:
                 self._next_scan = min(self._next_scan, soon)
             case None:
                 pass
+        return True
 
     # ---------------------------------------------------------------------------- performing
 
     def _perform(self, action: Action) -> None:
         match action:
+            case Inject() | ListSessions() | CheckTurn() | ResumeTurn() if self._stopping:
+                pass  # nothing new is begun: it waits in the store for the next start
             case Inject():
                 self._start(self._executor, lambda: self._inject(action))
             case ListSessions(active=active):

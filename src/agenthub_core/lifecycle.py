@@ -101,10 +101,15 @@ class Pending:
 
     @property
     def untouched(self) -> bool:
-        """Whether nothing was ever tried or decided, so that it may still be taken back."""
+        """Whether nothing is under way or decided, so that it may still be taken back."""
         return self.settlement is None and all(
             course.stage is Stage.WAITING for course in self.courses.values()
         )
+
+    @property
+    def tried(self) -> bool:
+        """Whether a session may hold it: an attempt that failed may have come through."""
+        return self.recovered or any(course.attempts for course in self.courses.values())
 
     def end(self) -> tuple[Outcome, str] | None:
         """The outcome and the reason, once every course has ended."""

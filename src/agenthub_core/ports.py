@@ -86,7 +86,7 @@ class MessageStore(Protocol):
     def quarantine(self, key: str, fault: Fault) -> None:
         """Put aside, byte for byte and with the fault beside it, what will never be a message.
 
-        Nothing happens where nothing waits under the key.
+        Nothing happens where nothing waits under the key, or by now a message does.
         """
         ...
 

@@ -35,19 +35,20 @@ class Roster:
         return self._agents.get(name)
 
     def of_session(self, session_id: str) -> Agent | None:
-        name = self._by_session.get(session_id)
-        return None if name is None else self._agents[name]
+        agent = self._agents.get(self._by_session.get(session_id, ""))
+        return None if agent is None or agent.session_id is None else agent
 
     def register(self, session: Session) -> Agent:
-        """The new agent that an unknown session becomes."""
+        """The agent that an unknown session becomes: a new one, or the one it was till it went."""
         agent = Agent(
-            id=agent_id(session, self._agents),
+            id=self._by_session.get(session.id) or agent_id(session, self._agents),
             session_id=session.id,
             directory=session.directory,
             slug=session.slug,
             last_seen=session.updated,
         )
         self._keep(agent)
+        self._saved.pop(agent.id, None)
         return agent
 
     def seen(self, agent: Agent, when: datetime) -> bool:
@@ -59,10 +60,7 @@ class Roster:
 
     def disconnect(self, name: str) -> Agent:
         """The agent's session is gone; the agent stays, without one."""
-        agent = self._agents[name]
-        if agent.session_id is not None:
-            self._by_session.pop(agent.session_id, None)
-        agent = evolve(agent, session_id=None)
+        agent = evolve(self._agents[name], session_id=None)
         self._keep(agent)
         self._saved.pop(name, None)
         return agent

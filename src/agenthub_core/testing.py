@@ -118,7 +118,8 @@ class MemoryStore:
     def quarantine(self, key: str, fault: Fault) -> None:
         self._fail(StoreError)
         with self._lock:
-            if self._waiting.pop(key, None) is not None:
+            if isinstance(self._waiting.get(key), Malformed):
+                del self._waiting[key]
                 self.quarantined[key] = fault
 
     def settled(self, message_id: str) -> Sequence[Settlement]:

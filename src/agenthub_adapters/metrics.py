@@ -1,0 +1,82 @@
+"""What the hub counts, by prometheus-client, under the names of opencode-agent-hub.
+
+Observes events and actions; decides nothing. The registry is the caller's own: nothing is counted
+globally, and nothing happens at import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, write_to_textfile
+
+from agenthub_core import Action, Event, Outcome, Prompt
+from agenthub_core.protocol import (
+    Inject,
+    Injected,
+    InjectFailed,
+    MalformedArrived,
+    MessageArrived,
+    Notify,
+    Settle,
+)
+
+
+class Metrics:
+    """An `Observer` of the hub that counts."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+
+        def counter(name: str, text: str) -> Counter:
+            return Counter(f"agent_hub_{name}", text, registry=self.registry)
+
+        self._messages = counter("messages", "Messages that arrived")
+        self._failed = counter("messages_failed", "Messages that became dead letters")
+        self._injections = counter("injections", "Prompts that a session holds")
+        self._retried = counter("injections_retried", "Injections that were tried again")
+        self._refused = counter("injections_failed", "Injections that failed")
+        self._agents = counter("agents_auto_created", "Sessions that became agents")
+        self._waiting = Gauge(
+            "agent_hub_message_queue_size", "Messages that wait", registry=self.registry
+        )
+
+    def __call__(self, event: Event, actions: Sequence[Action]) -> None:
+        match event:
+            case MessageArrived():
+                self._messages.inc()
+                self._waiting.inc()
+            case MalformedArrived():
+                self._failed.inc()
+            case Injected():
+                self._injections.inc()
+            case InjectFailed():
+                self._refused.inc()
+            case _:
+                pass
+        for action in actions:
+            match action:
+                case Settle(settlement=settlement):
+                    self._waiting.dec()
+                    if settlement.outcome not in (Outcome.DELIVERED, Outcome.READ):
+                        self._failed.inc()
+                case Inject(prompt=Prompt(repeated=True)):
+                    self._retried.inc()
+                case Notify(topic="agent.registered"):
+                    self._agents.inc()
+                case _:
+                    pass
+
+    def totals(self) -> dict[str, float]:
+        """Every figure by its exported name."""
+        return {
+            sample.name: sample.value
+            for metric in self.registry.collect()
+            for sample in metric.samples
+            if not sample.name.endswith("_created")
+        }
+
+    def write(self, path: Path) -> None:
+        """Export all figures; a reader never sees half a file."""
+        write_to_textfile(str(path), self.registry)

@@ -1,0 +1,454 @@
+"""The `SessionRelay` over OpenCode's HTTP API, as measured on OpenCode 1.18.33.
+
+What it must know of OpenCode, and the core need not:
+
+- 204 means accepted, not held: the receipt is the message itself, asked for by its id.
+- A prompt runs as the agent `build` unless it names the session's own agent and model.
+- Two processes at work on one session lose turns, and a server knows only of its own. A session's
+  last message tells whether a turn is under way in any of them; of the hub's own prompts we know
+  that their turn runs in this server.
+- The same message id and part id are one message, and repeating an old one makes the model speak.
+- An unknown path is answered with 200 and a web page.
+
+Every answer and every failure leaves here as a value or an error of the core. Finding, starting and
+stopping the server is `opencode_server`'s business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+import httpx
+from attrs import field, frozen
+from cattrs import BaseValidationError, Converter
+
+from agenthub_core import (
+    Clock,
+    Prompt,
+    PromptInvalid,
+    PromptNotHeld,
+    Receipt,
+    RelayRefused,
+    RelayUnreachable,
+    Session,
+    SessionBusy,
+    SessionUnknown,
+    Turn,
+    TurnFailed,
+    TurnState,
+)
+from agenthub_core.model import is_identifier
+
+USER = "opencode"
+"""The user name that OpenCode's basic authentication expects by default."""
+
+_OWN = "AgHub"
+"""Stands in the ids of the hub's messages where OpenCode's own are random (one in 62**5 is so by
+chance): thus they are known, in any process and after any restart."""
+
+_BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+_LISTED = 10_000
+"""Sessions asked for at once: more than anybody has active in an hour; 5,000 take 45 ms."""
+
+_FRESH = 0.25
+"""Seconds for which a look at a session holds: shorter than a person needs to start something."""
+
+_FIRST_LOOK = 0.002  # seconds before the receipt is asked for again; doubles each time
+_LONGEST_WAIT = 0.25  # seconds between two askings: 20 in the 5 s of the default timeout
+
+
+@frozen(kw_only=True)
+class _Times:
+    created: float
+    updated: float = 0
+    completed: float | None = None
+    archived: float | None = None
+
+
+@frozen(kw_only=True)
+class _Model:
+    id: str
+    provider: str = field(alias="providerID")
+    variant: str | None = None
+
+
+@frozen(kw_only=True)
+class _SessionRow:
+    id: str
+    time: _Times
+    slug: str = ""
+    title: str = ""
+    directory: str = ""
+    parent: str | None = field(default=None, alias="parentID")
+    agent: str | None = None
+    model: _Model | None = None
+
+    def session(self) -> Session:
+        return Session(
+            id=self.id,
+            slug=self.slug,
+            title=self.title,
+            directory=self.directory,
+            created=_time(self.time.created),
+            updated=_time(self.time.updated),
+        )
+
+
+@frozen(kw_only=True)
+class _Failure:
+    name: str
+    data: dict[str, Any] = field(factory=dict)
+
+
+@frozen(kw_only=True)
+class _Info:
+    """What a message is, without its parts."""
+
+    id: str
+    role: str
+    time: _Times
+    parent: str = field(default="", alias="parentID")
+    finish: str | None = None
+    error: _Failure | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether, with this as the last message, no turn is under way in any process."""
+        return (
+            self.role == "assistant"
+            and self.time.completed is not None
+            and self.finish != "tool-calls"
+        )
+
+    @property
+    def own_prompt(self) -> str | None:
+        """The id of the hub's own prompt that this is, or answers."""
+        prompt = self.id if self.role == "user" else self.parent
+        return prompt if prompt[16 : 16 + len(_OWN)] == _OWN else None
+
+
+@frozen(kw_only=True)
+class _Message:
+    info: _Info
+    parts: list[dict[str, Any]]
+
+
+@frozen(kw_only=True)
+class _Status:
+    type: str
+
+
+@frozen(kw_only=True)
+class _Provider:
+    id: str
+    models: dict[str, Any]
+
+
+@frozen(kw_only=True)
+class _Providers:
+    providers: list[_Provider]
+
+
+@frozen(kw_only=True)
+class _Look:
+    """A session as it is now, and its last message, if any."""
+
+    session: _SessionRow
+    last: _Info | None
+
+
+_CONVERTER = Converter(use_alias=True)
+
+T = TypeVar("T")
+
+
+class OpenCodeRelay:
+    """Puts prompts into the sessions of one OpenCode server. Close it when done.
+
+    `timeout` bounds each request, and the wait for a receipt. `busy_limit`: a turn under way in
+    another process that has said nothing for so long is taken for one that was killed.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        clock: Clock,
+        password: str | None = None,
+        user: str = USER,
+        timeout: timedelta = timedelta(seconds=5),
+        busy_limit: timedelta = timedelta(minutes=30),
+    ) -> None:
+        self.url = url.rstrip("/")
+        self._clock = clock
+        self._timeout = timeout
+        self._busy_limit = busy_limit
+        self._client = httpx.Client(
+            base_url=self.url,
+            auth=None if password is None else (user, password),
+            timeout=timeout.total_seconds(),
+            trust_env=False,  # a proxy has no business between two programs of one machine
+        )
+        self._lock = threading.Lock()
+        self._looks: dict[str, tuple[float, _Look]] = {}
+        self._lists_all_projects = True
+
+    def close(self) -> None:
+        """Give back the connections."""
+        self._client.close()
+
+    # ------------------------------------------------------------------------------ the port
+
+    def sessions(self, active: timedelta) -> Sequence[Session]:
+        since = self._clock.now() - active
+        sessions = [
+            row.session()
+            for row in self._list(since)
+            if row.parent is None and row.time.archived is None
+        ]
+        # an OpenCode that cannot filter lists them all
+        sessions = [session for session in sessions if session.updated >= since]
+        return sorted(sessions, key=lambda session: session.updated, reverse=True)
+
+    def inject(self, prompt: Prompt) -> Receipt:
+        receipt = Receipt(prompt_id=prompt.id, session_id=prompt.session_id)
+        message_id, part_id = _ids(prompt)
+        if prompt.repeated and self._message(prompt.session_id, message_id) is not None:
+            self.resume(prompt.session_id, message_id)
+            return receipt
+        look = self._look(prompt.session_id)
+        if self._at_work_elsewhere(look):
+            self._forget(prompt.session_id)
+            raise SessionBusy(
+                "another OpenCode process is at work on the session; they go in when its turn ends"
+            )
+        parts = [{"id": part_id, "type": "text", "text": prompt.text}]
+        self._post(message_id, parts, look)
+        self._await_receipt(message_id, look)
+        return receipt
+
+    def turn(self, session_id: str) -> Turn:
+        look = self._look(session_id, fresh=True)
+        message_id = None if look.last is None else look.last.own_prompt
+        if look.last is None or message_id is None:
+            return Turn(session_id=session_id, state=TurnState.NONE)
+        error = _turn_error(look.last)
+        if error is not None:
+            state = TurnState.FAILED
+        elif look.last.is_over:
+            state = TurnState.ANSWERED
+        elif self._at_work_here(look):
+            state = TurnState.RUNNING
+        else:
+            error = self._unknown_model(look)
+            state = TurnState.ABANDONED if error is None else TurnState.FAILED
+        return Turn(session_id=session_id, state=state, prompt_id=message_id, error=error)
+
+    def resume(self, session_id: str, prompt_id: str) -> None:
+        look = self._look(session_id, fresh=True)
+        if (
+            look.last is None
+            or look.last.own_prompt != prompt_id  # the session has moved on
+            or look.last.is_over
+            or self._at_work_here(look)
+        ):
+            return
+        held = self._message(session_id, prompt_id)
+        if held is None:
+            return
+        # the same ids and the same text: OpenCode adds nothing and runs the turn
+        texts = [part for part in held.parts if part.get("type") == "text"]
+        parts = [{key: part[key] for key in ("id", "type", "text")} for part in texts]
+        self._post(prompt_id, parts, look)
+
+    # ------------------------------------------------------------------------------- prompts
+
+    def _post(self, message_id: str, parts: list[dict[str, Any]], look: _Look) -> None:
+        session = look.session
+        body: dict[str, Any] = {"messageID": message_id, "parts": parts}
+        if session.agent is not None:
+            body["agent"] = session.agent
+        if session.model is not None:
+            body["model"] = {"providerID": session.model.provider, "modelID": session.model.id}
+            if session.model.variant is not None:
+                body["variant"] = session.model.variant
+        response = self._request("POST", f"/session/{session.id}/prompt_async", json=body)
+        if response.status_code == httpx.codes.NOT_FOUND:
+            raise _gone(session.id)
+        if response.is_client_error:
+            raise PromptInvalid(f"OpenCode will not take the prompt: {_explanation(response)}")
+        if response.headers.get("content-type"):  # a 204 has none; a page of the web UI has
+            raise self._strange(response)
+
+    def _await_receipt(self, message_id: str, look: _Look) -> None:
+        give_up = time.monotonic() + self._timeout.total_seconds()
+        wait = _FIRST_LOOK
+        while self._message(look.session.id, message_id) is None:
+            if time.monotonic() + wait > give_up:
+                agent = look.session.agent
+                cause = f": is there still an agent {agent}?" if agent else ""
+                raise PromptNotHeld(f"OpenCode accepted the prompt, but it never appeared{cause}")
+            time.sleep(wait)
+            wait = min(2 * wait, _LONGEST_WAIT)
+
+    def _message(self, session_id: str, message_id: str) -> _Message | None:
+        """A message, or None where the session does not hold it."""
+        return self._get(f"/session/{session_id}/message/{message_id}", _Message)
+
+    # ------------------------------------------------------------------------------ sessions
+
+    def _list(self, since: datetime) -> list[_SessionRow]:
+        parameters = {"roots": "true", "start": _milliseconds(since), "limit": _LISTED}
+        if self._lists_all_projects:
+            response = self._request("GET", "/experimental/session", params=parameters)
+            if response.is_success and _is_json(response):
+                return self._decode(response, list[_SessionRow])
+            self._lists_all_projects = False  # an OpenCode from before this listing
+        return self._get("/session", list[_SessionRow], parameters) or []
+
+    def _look(self, session_id: str, *, fresh: bool = False) -> _Look:
+        now = time.monotonic()
+        with self._lock:
+            known = self._looks.get(session_id)
+        if not fresh and known is not None and now - known[0] < _FRESH:
+            return known[1]
+        if not session_id.startswith("ses") or not is_identifier(session_id):
+            # which OpenCode would answer with an error of its own
+            raise SessionUnknown(f"{session_id} is no session of OpenCode")
+        session = self._get(f"/session/{session_id}", _SessionRow)
+        messages = self._get(f"/session/{session_id}/message", list[_Message], {"limit": 1})
+        if session is None or messages is None:
+            raise _gone(session_id)
+        look = _Look(session=session, last=messages[-1].info if messages else None)
+        with self._lock:
+            if len(self._looks) >= _LISTED:
+                self._looks.clear()
+            self._looks[session_id] = (now, look)
+        return look
+
+    def _forget(self, session_id: str) -> None:
+        with self._lock:
+            self._looks.pop(session_id, None)
+
+    def _at_work_elsewhere(self, look: _Look) -> bool:
+        last = look.last
+        if last is None or last.is_over or last.own_prompt is not None:
+            return False
+        if self._clock.now() - _time(last.time.created) > self._busy_limit:
+            return False  # a turn that was killed looks like this, for ever
+        return not self._at_work_here(look)
+
+    def _at_work_here(self, look: _Look) -> bool:
+        """Whether this server itself runs, or is about to repeat, a turn of the session."""
+        parameters = {"directory": look.session.directory}
+        status = self._get("/session/status", dict[str, _Status], parameters) or {}
+        return look.session.id in status and status[look.session.id].type != "idle"
+
+    def _unknown_model(self, look: _Look) -> TurnFailed | None:
+        """OpenCode says nothing at all when it does not know a session's model."""
+        model = look.session.model
+        if model is None:
+            return None
+        parameters = {"directory": look.session.directory}
+        known = self._get("/config/providers", _Providers, parameters)
+        if known is None or any(
+            provider.id == model.provider and model.id in provider.models
+            for provider in known.providers
+        ):
+            return None
+        name = f"{model.provider}/{model.id}"
+        return TurnFailed(f"OpenCode knows no model {name}: choose another one in that session")
+
+    # ---------------------------------------------------------------------------------- HTTP
+
+    def _get(self, path: str, kind: type[T], parameters: dict[str, Any] | None = None) -> T | None:
+        """What lies there; None for a 404."""
+        response = self._request("GET", path, params=parameters)
+        if response.status_code == httpx.codes.NOT_FOUND:
+            return None
+        return self._decode(response, kind)
+
+    def _decode(self, response: httpx.Response, kind: type[T]) -> T:
+        if not response.is_success or not _is_json(response):
+            raise self._strange(response)
+        try:
+            return _CONVERTER.structure(response.json(), kind)
+        except (BaseValidationError, ValueError) as error:
+            raise self._strange(response) from error
+
+    def _strange(self, response: httpx.Response) -> RelayUnreachable:
+        path = response.request.url.path
+        return RelayUnreachable(
+            f"{self.url} answered {response.status_code} to {path}, but not as OpenCode does: is "
+            "it another program, or an OpenCode of another age?"
+        )
+
+    def _request(
+        self, method: str, path: str, *, params: dict[str, Any] | None = None, json: Any = None
+    ) -> httpx.Response:
+        try:
+            response = self._client.request(method, path, params=params, json=json)
+        except httpx.TimeoutException as error:
+            seconds = f"{self._timeout.total_seconds():g} s"
+            raise RelayUnreachable(f"{self.url} did not answer within {seconds}") from error
+        except httpx.HTTPError as error:
+            self._lists_all_projects = True  # it may be another version that answers next
+            raise RelayUnreachable(f"{self.url} cannot be reached: {error}") from error
+        if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            raise RelayRefused(
+                f"{self.url} wants another password: set OPENCODE_SERVER_PASSWORD to the one it "
+                "was started with"
+            )
+        if response.is_server_error:
+            status = response.status_code
+            raise RelayUnreachable(f"{self.url} answered {status}: {_explanation(response)}")
+        return response
+
+
+def _ids(prompt: Prompt) -> tuple[str, str]:
+    """OpenCode's names of a prompt's message and part: the same for the same prompt.
+
+    Laid out as OpenCode's own are: 12 hex digits of the time, then 14 of base 62.
+    """
+    moment = (_milliseconds(prompt.written) * 0x1000) % 2**48
+    digest = hashlib.sha256(f"{prompt.id} {prompt.session_id}".encode()).digest()
+    tail = "".join(_BASE62[byte % len(_BASE62)] for byte in digest)[: 14 - len(_OWN)]
+    return f"msg_{moment:012x}{_OWN}{tail}", f"prt_{moment:012x}{_OWN}{tail}"
+
+
+def _turn_error(last: _Info) -> TurnFailed | None:
+    if last.error is None or last.error.name == "MessageAbortedError":  # its user stopped it
+        return None
+    return TurnFailed(f"{last.error.name}: {last.error.data.get('message', 'no reason given')}")
+
+
+def _gone(session_id: str) -> SessionUnknown:
+    return SessionUnknown(f"OpenCode has no session {session_id} any more")
+
+
+def _time(milliseconds: float) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def _milliseconds(when: datetime) -> int:
+    return int(when.timestamp() * 1000)
+
+
+def _is_json(response: httpx.Response) -> bool:
+    kind: str = response.headers.get("content-type", "")
+    return kind.startswith("application/json")
+
+
+def _explanation(response: httpx.Response) -> str:
+    """What OpenCode says is wrong, on one line."""
+    try:
+        said = str(response.json()["data"]["message"])
+    except (ValueError, KeyError, TypeError):
+        said = response.text[:200] or response.reason_phrase
+    return " ".join(said.split())

@@ -1,0 +1,382 @@
+"""The `MessageStore` on files, under `~/.agent-hub`.
+
+    agents/<id>.json           registered agents; others write here too
+    messages/<name>.json       what waits; others write here, in place or by renaming
+    messages/archive/<id>.json what was settled, with its outcome
+    messages/malformed/<name>  what was no message, byte for byte, and <name>.reason
+    session_agents.json        session -> agent
+    tmp/                       files that are being written
+    daemon.lock                held by the daemon that owns the spool
+
+A message's key is the name of its file. Nothing that others wrote becomes a path but after it was
+found to be an identifier. A file becomes visible by `link`, never half-written, and is durable
+before anything that depends on it: written, flushed, synced, linked, and the directory synced. A
+file leaves `messages/` by `unlink` only: whoever watches that directory with watchdog is held up
+for half a second by a file that is renamed out of it.
+
+How the files look is the codec's business, who is told about changes the watcher's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import itertools
+import logging
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from agenthub_adapters import codec
+from agenthub_core import (
+    Agent,
+    Clock,
+    Fault,
+    Malformed,
+    Message,
+    Reading,
+    Settlement,
+    StoreClaimed,
+    StoreUnreadable,
+    StoreUnwritable,
+    Unfinished,
+    Unreadable,
+)
+from agenthub_core.model import fingerprint, is_identifier
+
+_GRACE = timedelta(seconds=2)
+"""How long after its last change a file that is no message may yet become one: writers of a few
+kilobytes take milliseconds, so 2 s is patient, and a person who looks for a fault finds it soon."""
+
+_STALE = timedelta(hours=1)
+"""After this a file in `tmp/` was left behind by a crash; no writer takes that long."""
+
+_NAME_LENGTH = 240  # bytes of a file's name: below the usual limit of 255, with room for .reason
+
+_log = logging.getLogger(__name__)
+
+
+class FileSpool:
+    """The spool in a directory. Several processes may use one at the same time."""
+
+    def __init__(self, root: Path, *, clock: Clock) -> None:
+        self.root = root
+        self.messages = root / "messages"
+        self._clock = clock
+        self._archive = self.messages / "archive"
+        self._malformed = self.messages / "malformed"
+        self._agents = root / "agents"
+        self._tmp = root / "tmp"
+        self._sessions = root / "session_agents.json"
+        self._numbers = itertools.count()
+
+    def prepare(self) -> None:
+        """Make the directories that are not there, for this user only."""
+        with _writing(self.root):
+            for directory in (self._archive, self._malformed, self._agents, self._tmp):
+                directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self.root.chmod(0o700)  # an older hub may have let others in
+            self.messages.chmod(0o700)
+
+    @contextlib.contextmanager
+    def claim(self) -> Iterator[None]:
+        """Own the spool: the one daemon that settles what is in it. Ends with the process.
+
+        Raises `StoreClaimed` where another process owns it.
+        """
+        path = self.root / "daemon.lock"
+        with _writing(path):
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                owner = os.read(descriptor, 20).decode("ascii", "replace").strip()
+                raise StoreClaimed(
+                    f"another agenthub daemon (process {owner}) works on {self.root}: stop it "
+                    "first, or set AGENT_HUB_DIR to another directory"
+                ) from error
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"{os.getpid()}\n".encode())
+            self._sweep()
+            yield
+        finally:
+            os.close(descriptor)
+
+    # ------------------------------------------------------------------------------- reading
+
+    def keys(self) -> Sequence[str]:
+        with _reading(self.messages), os.scandir(self.messages) as entries:
+            return [entry.name for entry in entries if is_message_name(entry.name)]
+
+    def read(self, key: str) -> Reading:
+        try:
+            opened = _open_regular(self.messages / key)
+        except _NotRegular as error:
+            return Unreadable(reason=str(error))
+        if opened is None:
+            return None
+        data, status = opened
+        written = _file_time(status)
+        decoded = codec.decode_message(data, stem=key.removesuffix(".json"), written=written)
+        if isinstance(decoded, Message):
+            return decoded
+        # a file from the future was not written just now
+        if timedelta(0) <= self._clock.now() - written < _GRACE:
+            return Unfinished()
+        return Malformed(fault=decoded)
+
+    def settled(self, message_id: str) -> Sequence[Settlement]:
+        if not is_identifier(message_id):
+            return ()
+        with _reading(self._archive):
+            paths = [self._archive / f"{message_id}.json"]
+            paths += self._archive.glob(f"{message_id}-*.json")
+            found = [record for path in paths if (record := self._record(path)) is not None]
+        found = [record for record in found if record.message.id == message_id]
+        return sorted(found, key=lambda record: record.at)
+
+    def _record(self, path: Path) -> Settlement | None:
+        try:
+            decoded = codec.decode_settlement(path.read_bytes(), key=path.name)
+        except FileNotFoundError:
+            return None
+        return decoded if isinstance(decoded, Settlement) else None
+
+    # ------------------------------------------------------------------------------- writing
+
+    def put(self, message: Message) -> str:
+        with _writing(self.messages):
+            names = (f"{message.id}.json", f"{message.id}-{message.digest[:12]}.json")
+            for name in names:
+                if self._publish(self.messages / name, codec.encode_message(message)):
+                    _sync_directory(self.messages)
+                    return name
+                waiting = self.read(name)
+                if isinstance(waiting, Message) and waiting.digest == message.digest:
+                    return name
+        raise StoreUnwritable(f"{self.messages / names[-1]} is in the way of a message: move it")
+
+    def settle(self, settlements: Sequence[Settlement]) -> None:
+        with _writing(self._archive):
+            for settlement in settlements:
+                self._archive_one(settlement)
+            _sync_directory(self._archive)
+            for settlement in settlements:
+                if self.read(settlement.key) == settlement.message:
+                    (self.messages / settlement.key).unlink(missing_ok=True)
+
+    def _archive_one(self, settlement: Settlement) -> None:
+        message = settlement.message
+        data = codec.encode_settlement(settlement)
+        plain = self._archive / f"{message.id}.json"
+        if self._publish(plain, data):
+            return
+        known = self._record(plain)
+        if known is None or known.message.digest != message.digest:
+            # the id was used before; a name of the message's own is there already, or is not
+            self._publish(self._archive / f"{message.id}-{message.digest[:12]}.json", data)
+
+    def quarantine(self, key: str, fault: Fault) -> None:
+        source = self.messages / key
+        with _writing(self._malformed):
+            for target in self._quarantine_places(key):
+                try:
+                    os.link(source, target, follow_symlinks=False)
+                except FileExistsError:
+                    if not os.path.samestat(source.stat(), target.stat()):
+                        continue
+                except FileNotFoundError:
+                    return
+                break
+            reason = target.with_name(f"{target.name}.reason")
+            self._publish(reason, f"{fault}\n".encode())
+            _sync_directory(self._malformed)
+            source.unlink(missing_ok=True)
+
+    def _quarantine_places(self, key: str) -> Iterator[Path]:
+        name = key
+        if len(os.fsencode(key)) > _NAME_LENGTH:
+            name = f"{fingerprint(ascii(key))}.json"
+        yield self._malformed / name
+        for number in itertools.count(2):
+            yield self._malformed / f"{name.removesuffix('.json')}.{number}.json"
+
+    # -------------------------------------------------------------------------------- agents
+
+    def agents(self) -> Sequence[Agent]:
+        sessions = self._session_agents()
+        by_agent = {
+            entry["agentId"]: session_id
+            for session_id, entry in sessions.items()
+            if isinstance(entry, dict) and is_identifier(entry.get("agentId"))
+        }
+        with _reading(self._agents):
+            names = {path.stem for path in self._agents.glob("*.json") if is_identifier(path.stem)}
+        return [
+            self._agent(name, by_agent.get(name), sessions)
+            for name in sorted(names | set(by_agent))
+        ]
+
+    def save_agent(self, agent: Agent) -> None:
+        with _writing(self._agents):
+            path = self._agents / f"{agent.id}.json"
+            self._replace(path, codec.encode_agent(agent, _object(path)))
+            sessions = {
+                session_id: entry
+                for session_id, entry in self._session_agents().items()
+                if not (isinstance(entry, dict) and entry.get("agentId") == agent.id)
+            }
+            if agent.session_id is not None:
+                sessions[agent.session_id] = {
+                    "agentId": agent.id,
+                    "directory": agent.directory,
+                    "slug": agent.slug,
+                }
+            self._replace(self._sessions, codec.encode_object(sessions))
+
+    def _session_agents(self) -> dict[str, Any]:
+        return _object(self._sessions)
+
+    def _agent(self, name: str, session_id: str | None, sessions: dict[str, Any]) -> Agent:
+        path = self._agents / f"{name}.json"
+        known = _object(path)
+        entry = sessions.get(session_id, {}) if session_id is not None else {}
+        return Agent(
+            id=name,
+            session_id=session_id,
+            directory=str(entry.get("directory") or known.get("projectPath") or ""),
+            slug=str(entry.get("slug") or ""),
+            last_seen=codec.decode_time(known.get("lastSeen")),
+        )
+
+    # ---------------------------------------------------------------------------------- files
+
+    def _publish(self, path: Path, data: bytes) -> bool:
+        """Let a file appear as a whole, if there is none of that name; whether it did."""
+        return self._write(data, lambda temporary: os.link(temporary, path))
+
+    def _replace(self, path: Path, data: bytes) -> None:
+        self._write(data, lambda temporary: temporary.replace(path))
+        _sync_directory(path.parent)
+
+    def _write(self, data: bytes, place: Callable[[Path], object]) -> bool:
+        temporary = self._tmp / f"{os.getpid()}-{next(self._numbers)}"
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(descriptor)
+            place(temporary)
+        except FileExistsError:
+            return False
+        finally:
+            temporary.unlink(missing_ok=True)
+        return True
+
+    def _sweep(self) -> None:
+        """Remove what crashes left behind."""
+        with _writing(self._tmp):
+            for path in self._tmp.iterdir():
+                if self._clock.now() - _file_time(path.lstat()) > _STALE:
+                    path.unlink(missing_ok=True)
+
+
+def is_message_name(name: str) -> bool:
+    """Whether a file of that name, in `messages/`, may be a message."""
+    return name.endswith(".json") and not name.startswith(".")
+
+
+class _NotRegular(Exception):  # never leaves this module
+    """What lies there is not for the hub to read; the text says why."""
+
+
+_KINDS = {
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFBLK: "a device",
+    stat.S_IFCHR: "a device",
+}
+
+_REFUSALS = {
+    errno.ELOOP: "it is a symbolic link",
+    errno.EACCES: "this user may not read it",
+    errno.EPERM: "this user may not read it",
+    errno.ENXIO: "it is a socket",
+}
+
+
+def _open_regular(path: Path) -> tuple[bytes, os.stat_result] | None:
+    """The beginning of a file, one byte more than a message can have; None if there is none."""
+    try:
+        # neither follow a link out of the spool nor wait for a pipe's other end
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        if error.errno in _REFUSALS:
+            raise _NotRegular(_REFUSALS[error.errno]) from error
+        raise StoreUnreadable(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            kind = _KINDS.get(stat.S_IFMT(status.st_mode), "no regular file")
+            raise _NotRegular(f"it is {kind}")
+        with _reading(path), os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(codec.MESSAGE_SIZE + 1), status
+    finally:
+        os.close(descriptor)
+
+
+def _file_time(status: os.stat_result) -> datetime:
+    """When a file was last changed; the oldest time there is if that cannot be a time."""
+    try:
+        return datetime.fromtimestamp(status.st_mtime_ns // 1_000_000 / 1000, UTC)
+    except (OverflowError, ValueError):
+        return datetime.min.replace(tzinfo=UTC)
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """A JSON object that others may write too; empty where there is none that can be used."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise StoreUnreadable(f"{path} cannot be read: {error.strerror}") from error
+    decoded = codec.decode_object(data)
+    if isinstance(decoded, Fault):
+        _log.warning("%s is not used: %s", path, decoded)
+        return {}
+    return decoded
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StoreUnreadable(f"{path} cannot be read: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or path
+        raise StoreUnwritable(f"{where} cannot be written: {error.strerror}") from error

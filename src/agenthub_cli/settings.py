@@ -1,0 +1,230 @@
+"""What the user can set: defaults < config file < environment < flags, read once.
+
+Every setting is one field of `Settings`: its variable, its place in the file, and what it may be
+stand beside it. All faults are told at once, each with its source.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import attrs
+from attrs import field, frozen
+
+from agenthub_core import Backoff, InvalidSettings, Policy
+from agenthub_core.model import shown
+
+CONFIG_FILE = Path("~/.config/agent-hub-daemon/config.json")
+
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
+_PORTS = range(1, 65536)
+
+T = TypeVar("T")
+
+
+def _port(value: object) -> int:
+    number = _number(value)
+    if number not in _PORTS or number != int(number):
+        raise ValueError("a port, 1 to 65535")
+    return int(number)
+
+
+def _count(minimum: int) -> Callable[[object], int]:
+    def parse(value: object) -> int:
+        number = _number(value)
+        if number < minimum or number != int(number):
+            raise ValueError(f"a whole number of {minimum} or more")
+        return int(number)
+
+    return parse
+
+
+def _seconds(value: object) -> timedelta:
+    number = _number(value)
+    if not 0 < number <= timedelta.max.total_seconds() / 2:
+        raise ValueError("a number of seconds above 0")
+    return timedelta(seconds=number)
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError("a number")  # noqa: TRY004  # one kind of fault, told with the others
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError("a number") from None
+
+
+def _level(value: object) -> str:
+    level = str(value).upper()
+    if level not in LOG_LEVELS:
+        raise ValueError("one of " + ", ".join(LOG_LEVELS))
+    return level
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError("a text that is not empty")
+    return value
+
+
+def _directory(value: object) -> Path:
+    return Path(_text(value)).expanduser().absolute()
+
+
+def _setting(
+    default: object, parse: Callable[[object], T], variable: str, key: str | None, text: str
+) -> T:
+    """`default` is written as it would stand in the file."""
+    made: T = field(
+        factory=lambda: parse(default),
+        metadata={"parse": parse, "variable": variable, "key": key, "text": text},
+        repr="PASSWORD" not in variable,
+    )
+    return made
+
+
+@frozen(kw_only=True)
+class Settings:
+    """What agenthub was told, complete and checked."""
+
+    directory: Path = _setting(
+        "~/.agent-hub",
+        _directory,
+        "AGENT_HUB_DIR",
+        None,
+        "Where messages, agents and the archive lie",
+    )
+    opencode_port: int = _setting(
+        4096, _port, "OPENCODE_PORT", "opencode_port", "Port of the OpenCode server"
+    )
+    opencode_password: str = _setting(
+        "",
+        str,
+        "OPENCODE_SERVER_PASSWORD",
+        None,
+        "Password of the OpenCode server; empty where it wants none",
+    )
+    log_level: str = _setting(
+        "INFO", _level, "AGENT_HUB_DAEMON_LOG_LEVEL", "log_level", "Least important log line"
+    )
+    message_ttl: timedelta = _setting(
+        3600,
+        _seconds,
+        "AGENT_HUB_MESSAGE_TTL",
+        "gc.message_ttl_seconds",
+        "Seconds that a message waits for its recipient",
+    )
+    agent_stale: timedelta = _setting(
+        3600,
+        _seconds,
+        "AGENT_HUB_AGENT_STALE",
+        "gc.agent_stale_seconds",
+        "Seconds after its last activity that an agent still counts as here",
+    )
+    session_poll: timedelta = _setting(
+        5,
+        _seconds,
+        "AGENT_HUB_SESSION_POLL",
+        "session.poll_seconds",
+        "Seconds between two looks for new sessions",
+    )
+    injection_workers: int = _setting(
+        4,
+        _count(1),
+        "AGENT_HUB_INJECTION_WORKERS",
+        "injection.workers",
+        "Sessions that are given a message at the same time",
+    )
+    injection_retries: int = _setting(
+        3,
+        _count(0),
+        "AGENT_HUB_INJECTION_RETRIES",
+        "injection.retries",
+        "Quick retries before a message waits for better times",
+    )
+    injection_timeout: timedelta = _setting(
+        5,
+        _seconds,
+        "AGENT_HUB_INJECTION_TIMEOUT",
+        "injection.timeout",
+        "Seconds that OpenCode may take to answer",
+    )
+
+    def policy(self) -> Policy:
+        """The part of it that the broker obeys."""
+        return Policy(
+            message_ttl=self.message_ttl,
+            agent_stale=self.agent_stale,
+            session_poll=self.session_poll,
+            workers=self.injection_workers,
+            backoff=Backoff(quick=self.injection_retries),
+        )
+
+    @property
+    def level(self) -> int:
+        """The log level as `logging` has it."""
+        return logging.getLevelNamesMapping()[self.log_level]
+
+
+def read_settings(
+    *,
+    environment: Mapping[str, str] | None = None,
+    file: Path | None = None,
+    **flags: object,
+) -> Settings:
+    """The settings, from all their sources. Flags that are None were not given.
+
+    Raises `InvalidSettings`, which names every fault.
+    """
+    environment = os.environ if environment is None else environment
+    path = (file or CONFIG_FILE).expanduser()
+    document = _document(path)
+    chosen: dict[str, Any] = {}
+    faults = []
+    for setting in attrs.fields(Settings):
+        meta = setting.metadata
+        flag = flags.get(setting.name)
+        if flag is not None:
+            source, value = "--" + setting.name.replace("_", "-"), flag
+        elif meta["variable"] in environment:
+            source, value = meta["variable"], environment[meta["variable"]]
+        elif meta["key"] is not None and (found := _look_up(document, meta["key"])) is not None:
+            source, value = f"{meta['key']} in {path}", found
+        else:
+            continue
+        try:
+            chosen[setting.name] = meta["parse"](value)
+        except ValueError as error:
+            faults.append(f"{source}: found {shown(value)}, expected {error}")
+    if faults:
+        raise InvalidSettings("; ".join(faults))
+    return Settings(**chosen)
+
+
+def _document(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise InvalidSettings(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise InvalidSettings(f"{path} is not JSON: {error}") from error
+    if not isinstance(document, dict):
+        raise InvalidSettings(f"{path}: found {shown(document)}, expected a JSON object")
+    return document
+
+
+def _look_up(document: dict[str, Any], key: str) -> object:
+    value: object = document
+    for name in key.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
