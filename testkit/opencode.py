@@ -188,16 +188,26 @@ class OpenCode:
                 # A Ctrl-C at the terminal is for the test runner, which then stops us in order.
                 start_new_session=True,
             )
+        try:
+            healthy = self._becomes_healthy(f"http://127.0.0.1:{port}/global/health")
+        except BaseException:
+            # No `with` has been entered yet that would end it.
+            self.kill()
+            raise
+        if not healthy:
+            self.kill()
+        return healthy
+
+    def _becomes_healthy(self, url: str) -> bool:
         deadline = time.monotonic() + PATIENCE
         with httpx.Client(auth=self.auth, timeout=PROBE_TIMEOUT, trust_env=False) as client:
             while self.running and time.monotonic() < deadline:
                 with contextlib.suppress(httpx.HTTPError):
-                    response = client.get(f"http://127.0.0.1:{port}/global/health")
+                    response = client.get(url)
                     # Another program may have answered, and ours be about to give up.
                     if response.status_code == httpx.codes.OK and self.running:
                         return True
                 time.sleep(POLL)
-        self.kill()
         return False
 
     def stop(self) -> None:

@@ -210,6 +210,23 @@ def test_a_port_that_is_taken_is_told(opencode_binary: Path, tmp_path: Path) -> 
     assert not opencode.running
 
 
+def test_a_start_that_is_interrupted_leaves_no_process(
+    opencode_binary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[int] = []
+
+    def interrupted(**_: object) -> httpx.Client:
+        started.append(opencode.pid)
+        raise KeyboardInterrupt
+
+    opencode = OpenCode(opencode_binary, tmp_path / "home", "http://127.0.0.1:1/v1")
+    monkeypatch.setattr(httpx, "Client", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        opencode.start()
+    assert not opencode.running
+    assert not lives(*started)
+
+
 def test_the_environment_names_the_binary(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AGENTHUB_OPENCODE", "somewhere/opencode")
     assert find_opencode() == Path("somewhere/opencode")
