@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
+from attrs import evolve
 from cattrs import Converter, transform_error
 from cattrs.errors import AttributeValidationNote, ClassValidationError
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
@@ -161,11 +162,19 @@ def decode_message(data: bytes, *, stem: str, written: datetime) -> Message | Fa
     `written` (the file's time) its timestamp, so that they are the same at each reading. A message
     without a thread begins one, under its own id.
     """
+    if len(data) > MESSAGE_SIZE:
+        return _whole(f"more than {MESSAGE_SIZE} bytes", f"at most {MESSAGE_SIZE}")
     document = _parse(data)
     if isinstance(document, Fault):
         return document
     document.pop(OUTCOME_KEY, None)  # a dead letter that somebody moved back into the spool
     return _message(document, stem, written)
+
+
+def as_read(message: Message) -> Message:
+    """The message as its file will give it back: its time in UTC, to the millisecond."""
+    when = _EPOCH + to_milliseconds(message.timestamp) * _MILLISECOND
+    return evolve(message, timestamp=when)
 
 
 def encode_message(message: Message) -> bytes:
@@ -270,8 +279,6 @@ def _fault(error: ClassValidationError) -> Fault:
 
 
 def _parse(data: bytes) -> dict[str, Any] | Fault:
-    if len(data) > MESSAGE_SIZE:
-        return _whole(f"more than {MESSAGE_SIZE} bytes", f"at most {MESSAGE_SIZE}")
     try:
         text = data.decode("utf-8-sig")  # Windows editors put a mark in front
     except UnicodeDecodeError as error:

@@ -18,6 +18,7 @@ from agenthub_core.protocol import (
     InjectFailed,
     MalformedArrived,
     MessageArrived,
+    MessageWithdrawn,
     Notify,
     Settle,
 )
@@ -38,15 +39,23 @@ class Metrics:
         self._retried = counter("injections_retried", "Injections that were tried again")
         self._refused = counter("injections_failed", "Injections that failed")
         self._agents = counter("agents_auto_created", "Sessions that became agents")
-        self._waiting = Gauge(
-            "agent_hub_message_queue_size", "Messages that wait", registry=self.registry
-        )
+        self._waiting: set[str] = set()
+        size = Gauge("agent_hub_message_queue_size", "Messages that wait", registry=self.registry)
+        size.set_function(lambda: len(self._waiting))
 
     def __call__(self, event: Event, actions: Sequence[Action]) -> None:
+        self._count_event(event)
+        for action in actions:
+            self._count_action(action)
+
+    def _count_event(self, event: Event) -> None:
         match event:
-            case MessageArrived():
+            case MessageArrived(key=key) if key not in self._waiting:
+                # only the first time: it is told of again whenever its file is touched
                 self._messages.inc()
-                self._waiting.inc()
+                self._waiting.add(key)
+            case MessageWithdrawn(key=key):
+                self._waiting.discard(key)
             case MalformedArrived():
                 self._failed.inc()
             case Injected():
@@ -55,18 +64,19 @@ class Metrics:
                 self._refused.inc()
             case _:
                 pass
-        for action in actions:
-            match action:
-                case Settle(settlement=settlement):
-                    self._waiting.dec()
-                    if settlement.outcome not in (Outcome.DELIVERED, Outcome.READ):
-                        self._failed.inc()
-                case Inject(prompt=Prompt(repeated=True)):
-                    self._retried.inc()
-                case Notify(topic="agent.registered"):
-                    self._agents.inc()
-                case _:
-                    pass
+
+    def _count_action(self, action: Action) -> None:
+        match action:
+            case Settle(settlement=settlement) if settlement.key in self._waiting:
+                self._waiting.discard(settlement.key)
+                if settlement.outcome not in (Outcome.DELIVERED, Outcome.READ):
+                    self._failed.inc()
+            case Inject(prompt=Prompt(repeated=True)):
+                self._retried.inc()
+            case Notify(topic="agent.registered"):
+                self._agents.inc()
+            case _:
+                pass
 
     def totals(self) -> dict[str, float]:
         """Every figure by its exported name."""

@@ -26,6 +26,7 @@ import itertools
 import logging
 import os
 import stat
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -72,15 +73,14 @@ class FileSpool:
         self._agents = root / "agents"
         self._tmp = root / "tmp"
         self._sessions = root / "session_agents.json"
-        self._numbers = itertools.count()
 
     def prepare(self) -> None:
         """Make the directories that are not there, for this user only."""
         with _writing(self.root):
-            for directory in (self._archive, self._malformed, self._agents, self._tmp):
+            below = (self.messages, self._archive, self._malformed, self._agents, self._tmp)
+            for directory in (self.root, *below):
                 directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self.root.chmod(0o700)  # an older hub may have let others in
-            self.messages.chmod(0o700)
+                directory.chmod(0o700)  # an older hub may have let others in
 
     @contextlib.contextmanager
     def claim(self) -> Iterator[None]:
@@ -114,8 +114,11 @@ class FileSpool:
             return [entry.name for entry in entries if is_message_name(entry.name)]
 
     def read(self, key: str) -> Reading:
+        if not is_message_name(key):  # a hint may name a file that its writer will yet rename
+            return None
         try:
-            opened = _open_regular(self.messages / key)
+            with _reading(self.messages / key):
+                opened = _open_regular(self.messages / key, codec.MESSAGE_SIZE + 1)
         except _NotRegular as error:
             return Unreadable(reason=str(error))
         if opened is None:
@@ -150,6 +153,7 @@ class FileSpool:
     # ------------------------------------------------------------------------------- writing
 
     def put(self, message: Message) -> str:
+        message = codec.as_read(message)
         with _writing(self.messages):
             names = (f"{message.id}.json", f"{message.id}-{message.digest[:12]}.json")
             for name in names:
@@ -171,18 +175,26 @@ class FileSpool:
                     (self.messages / settlement.key).unlink(missing_ok=True)
 
     def _archive_one(self, settlement: Settlement) -> None:
-        message = settlement.message
         data = codec.encode_settlement(settlement)
-        plain = self._archive / f"{message.id}.json"
-        if self._publish(plain, data):
-            return
-        known = self._record(plain)
-        if known is None or known.message.digest != message.digest:
-            # the id was used before; a name of the message's own is there already, or is not
-            self._publish(self._archive / f"{message.id}-{message.digest[:12]}.json", data)
+        for path in self._archive_places(settlement.message):
+            if self._publish(path, data):
+                return
+            known = self._record(path)
+            if known is not None and known.message.digest == settlement.message.digest:
+                return  # settled before
+
+    def _archive_places(self, message: Message) -> Iterator[Path]:
+        """The message's place, and others should its id have been used before."""
+        yield self._archive / f"{message.id}.json"
+        name = f"{message.id}-{message.digest[:12]}"
+        yield self._archive / f"{name}.json"
+        for number in itertools.count(2):
+            yield self._archive / f"{name}.{number}.json"
 
     def quarantine(self, key: str, fault: Fault) -> None:
         source = self.messages / key
+        if not isinstance(self.read(key), Malformed):
+            return
         with _writing(self._malformed):
             for target in self._quarantine_places(key):
                 try:
@@ -209,18 +221,18 @@ class FileSpool:
     # -------------------------------------------------------------------------------- agents
 
     def agents(self) -> Sequence[Agent]:
-        sessions = self._session_agents()
-        by_agent = {
-            entry["agentId"]: session_id
-            for session_id, entry in sessions.items()
-            if isinstance(entry, dict) and is_identifier(entry.get("agentId"))
-        }
         with _reading(self._agents):
+            sessions = self._session_agents()
+            by_agent = {
+                entry["agentId"]: session_id
+                for session_id, entry in sessions.items()
+                if isinstance(entry, dict) and is_identifier(entry.get("agentId"))
+            }
             names = {path.stem for path in self._agents.glob("*.json") if is_identifier(path.stem)}
-        return [
-            self._agent(name, by_agent.get(name), sessions)
-            for name in sorted(names | set(by_agent))
-        ]
+            return [
+                self._agent(name, by_agent.get(name), sessions)
+                for name in sorted(names | set(by_agent))
+            ]
 
     def save_agent(self, agent: Agent) -> None:
         with _writing(self._agents):
@@ -265,8 +277,9 @@ class FileSpool:
         _sync_directory(path.parent)
 
     def _write(self, data: bytes, place: Callable[[Path], object]) -> bool:
-        temporary = self._tmp / f"{os.getpid()}-{next(self._numbers)}"
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        # for this user only; a name of its own, whatever crashes have left there
+        descriptor, name = tempfile.mkstemp(dir=self._tmp)
+        temporary = Path(name)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 file.write(data)
@@ -312,8 +325,8 @@ _REFUSALS = {
 }
 
 
-def _open_regular(path: Path) -> tuple[bytes, os.stat_result] | None:
-    """The beginning of a file, one byte more than a message can have; None if there is none."""
+def _open_regular(path: Path, size: int = -1) -> tuple[bytes, os.stat_result] | None:
+    """A file's first `size` bytes, or all; None if there is none."""
     try:
         # neither follow a link out of the spool nor wait for a pipe's other end
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -322,14 +335,14 @@ def _open_regular(path: Path) -> tuple[bytes, os.stat_result] | None:
     except OSError as error:
         if error.errno in _REFUSALS:
             raise _NotRegular(_REFUSALS[error.errno]) from error
-        raise StoreUnreadable(f"{path} cannot be read: {error.strerror}") from error
+        raise
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             kind = _KINDS.get(stat.S_IFMT(status.st_mode), "no regular file")
             raise _NotRegular(f"it is {kind}")
-        with _reading(path), os.fdopen(descriptor, "rb", closefd=False) as file:
-            return file.read(codec.MESSAGE_SIZE + 1), status
+        with os.fdopen(descriptor, "rb", closefd=False) as file:
+            return file.read(size), status
     finally:
         os.close(descriptor)
 
@@ -345,12 +358,13 @@ def _file_time(status: os.stat_result) -> datetime:
 def _object(path: Path) -> dict[str, Any]:
     """A JSON object that others may write too; empty where there is none that can be used."""
     try:
-        data = path.read_bytes()
-    except FileNotFoundError:
+        opened = _open_regular(path)
+    except _NotRegular as error:
+        _log.warning("%s is not used: %s", path, error)
         return {}
-    except OSError as error:
-        raise StoreUnreadable(f"{path} cannot be read: {error.strerror}") from error
-    decoded = codec.decode_object(data)
+    if opened is None:
+        return {}
+    decoded = codec.decode_object(opened[0])
     if isinstance(decoded, Fault):
         _log.warning("%s is not used: %s", path, decoded)
         return {}
@@ -370,7 +384,8 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StoreUnreadable(f"{path} cannot be read: {error.strerror}") from error
+        where = error.filename or path
+        raise StoreUnreadable(f"{where} cannot be read: {error.strerror}") from error
 
 
 @contextlib.contextmanager

@@ -64,7 +64,8 @@ def run_daemon(settings: Settings) -> None:
             if stopped.is_set():
                 return
             with Watcher(spool.messages, hub.hint):
-                _log.info("watching %s; Ctrl-C ends it", spool.messages)
+                watching = {"topic": "daemon.watching"}
+                _log.info("watching %s; Ctrl-C ends it", spool.messages, extra=watching)
                 hub.run()
             relay.close()
             metrics.write(settings.directory / "metrics.prom")

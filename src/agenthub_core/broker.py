@@ -557,7 +557,7 @@ class Broker:
                 self._tell_turn(agent, Severity.WARNING, "failed", f"failed: {turn.error}")
             case Next.REPORT_LOSS:
                 self._tell_turn(agent, Severity.ERROR, "abandoned", "is cut off again and again")
-            case Next.NOTHING:
+            case _:  # it was answered
                 pass
 
     def _tell_turn(self, agent: Agent, severity: Severity, what: str, text: str) -> None:
@@ -589,8 +589,8 @@ class Broker:
                     settlement = self._pending[key].settlement
                     assert settlement is not None  # noqa: S101  # set before it could fail
                     self._actions.append(Settle(settlement=settlement))
-                case (_Due.CHANNEL, _):
-                    pass  # the dispatch that follows every event looks at the channels itself
+                case _:  # a channel: the dispatch that follows every event looks at them itself
+                    pass
 
     def _notify(self, severity: Severity, topic: str, text: str, **fields: str | float) -> None:
         self._actions.append(Notify(severity=severity, topic=topic, text=text, fields=fields))

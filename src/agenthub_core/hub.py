@@ -41,7 +41,6 @@ from agenthub_core.protocol import (
     MalformedArrived,
     MessageArrived,
     MessageWithdrawn,
-    Notify,
     Quarantine,
     Quarantined,
     ResumeTurn,
@@ -232,7 +231,7 @@ class Hub:
                     self._settle()
             case _Crash(error):
                 raise error
-            case _Wake():
+            case _:  # a wake
                 pass
 
     def _tell(self, event: Event) -> None:
@@ -286,7 +285,7 @@ class Hub:
             case Unfinished():
                 soon = self._clock.now() + self._rhythm.unfinished
                 self._next_scan = min(self._next_scan, soon)
-            case None:
+            case _:  # nothing lies there any more
                 pass
         return True
 
@@ -311,8 +310,8 @@ class Hub:
                 self._start(self._writer, lambda: self._quarantine(key, fault))
             case SaveAgent(agent=agent):
                 self._start(self._writer, lambda: self._save(agent))
-            case Notify():
-                pass  # for the observers
+            case _:  # a notice, for the observers
+                pass
 
     def _start(self, executor: Executor, work: Work, *, settling: bool = False) -> None:
         def task() -> None:

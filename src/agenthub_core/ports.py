@@ -69,7 +69,7 @@ class MessageStore(Protocol):
     def put(self, message: Message) -> str:
         """Let a message wait; its key. When this returns it survives a crash and a power loss.
 
-        Putting the same message twice leaves one.
+        Its time is kept to the millisecond. Putting the same message twice leaves one.
         """
         ...
 

@@ -19,6 +19,7 @@ from agenthub_core.errors import (
     SessionUnknown,
     StoreError,
     StoreUnreadable,
+    StoreUnwritable,
     TurnFailed,
 )
 from agenthub_core.model import (
@@ -65,6 +66,8 @@ class MemoryStore:
         self._agents: dict[str, Agent] = {}
         self.quarantined: dict[str, Fault] = {}
         self._faults: deque[StoreError] = deque()
+        self.broken = False
+        """While it is set, every call fails as a store that is out of order."""
 
     def fail_with(self, *errors: StoreError) -> None:
         """Raise these, one a call, before anything else is done."""
@@ -73,6 +76,10 @@ class MemoryStore:
     def put_malformed(self, key: str, fault: Fault) -> None:
         """Let something wait that is no message."""
         self._waiting[key] = Malformed(fault=fault)
+
+    def overwrite(self, key: str, message: Message) -> None:
+        """Let another message wait under the key, as a sender writes a file anew."""
+        self._waiting[key] = message
 
     def withdraw(self, key: str) -> None:
         """Take a message out, as a person deletes a file."""
@@ -94,7 +101,10 @@ class MemoryStore:
             return self._waiting.get(key)
 
     def put(self, message: Message) -> str:
-        self._fail(StoreError)
+        self._fail(StoreUnwritable)
+        when = message.timestamp.astimezone(UTC)
+        when = when.replace(microsecond=when.microsecond // 1000 * 1000)
+        message = evolve(message, timestamp=when)
         with self._lock:
             for key, waiting in self._waiting.items():
                 if isinstance(waiting, Message) and waiting.digest == message.digest:
@@ -106,7 +116,7 @@ class MemoryStore:
             return key
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
-        self._fail(StoreError)
+        self._fail(StoreUnwritable)
         with self._lock:
             for settlement in settlements:
                 digests = {known.message.digest for known in self._archive}
@@ -116,29 +126,33 @@ class MemoryStore:
                     del self._waiting[settlement.key]
 
     def quarantine(self, key: str, fault: Fault) -> None:
-        self._fail(StoreError)
+        self._fail(StoreUnwritable)
         with self._lock:
             if isinstance(self._waiting.get(key), Malformed):
                 del self._waiting[key]
                 self.quarantined[key] = fault
 
     def settled(self, message_id: str) -> Sequence[Settlement]:
+        self._fail(StoreUnreadable)
         with self._lock:
             found = [known for known in self._archive if known.message.id == message_id]
         return sorted(found, key=lambda settlement: settlement.at)
 
     def agents(self) -> Sequence[Agent]:
+        self._fail(StoreUnreadable)
         with self._lock:
             return tuple(self._agents.values())
 
     def save_agent(self, agent: Agent) -> None:
-        self._fail(StoreError)
+        self._fail(StoreUnwritable)
         with self._lock:
             self._agents[agent.id] = agent
 
-    def _fail(self, kind: type[StoreError]) -> None:
-        if self._faults and (isinstance(self._faults[0], kind) or kind is StoreError):
+    def _fail(self, kind: type[StoreUnreadable | StoreUnwritable]) -> None:
+        if self._faults and (isinstance(self._faults[0], kind) or kind is StoreUnwritable):
             raise self._faults.popleft()
+        if self.broken:
+            raise kind("the store is out of order")
 
 
 @define
