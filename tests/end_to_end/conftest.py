@@ -1,0 +1,18 @@
+"""Fixtures of the stories on the real daemon and the real OpenCode."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from testkit.opencode import OpenCode
+
+
+@pytest.fixture
+def hub_env(opencode: OpenCode, tmp_path: Path) -> dict[str, str]:
+    """The environment of a daemon with a hub directory of its own, on the shared OpenCode."""
+    return opencode.env | {
+        "AGENT_HUB_DIR": str(tmp_path / "hub"),
+        "OPENCODE_PORT": str(opencode.port),
+    }
