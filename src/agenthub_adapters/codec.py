@@ -92,6 +92,12 @@ def _exactly(kind: type[T], name: str) -> Callable[[object, object], T]:
     return structure
 
 
+def _objects(value: object) -> list[dict[str, Any]]:
+    if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
+        raise _Unfit(value, "a list of objects")
+    return value
+
+
 def _member(value: object, kind: type[enum.Enum]) -> enum.Enum:
     for member in kind:
         if member.value == value:
@@ -126,7 +132,6 @@ def _converter() -> Converter:
             sender=override(rename="from"),
             recipient=override(rename="to"),
             thread_id=override(rename="threadId"),
-            read=override(omit_if_default=True),
             extra=override(omit=True),
         ),
     )
@@ -201,7 +206,7 @@ def decode_settlement(data: bytes, *, key: str) -> Settlement | Fault:
             at=_CONVERTER.structure(record.get("at"), datetime),
             deliveries=tuple(
                 _CONVERTER.structure(delivery, Delivery)
-                for delivery in record.get("deliveries", ())
+                for delivery in _objects(record.get("deliveries", []))
             ),
             reason=_CONVERTER.structure(record.get("reason", ""), str),
         )
@@ -286,7 +291,7 @@ def _parse(data: bytes) -> dict[str, Any] | Fault:
     if not text.strip():
         return _whole("nothing", "a JSON object")
     document = _load(text)
-    if isinstance(document, dict) and _too_deep(document):
+    if _too_deep(document):
         return _TOO_DEEP
     if isinstance(document, dict | Fault):
         return document
@@ -332,7 +337,7 @@ def _no_constant(name: str) -> float:
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text} is beyond what a number can hold")
+        raise ValueError(f"{shown(text)} is beyond what a number can hold")
     return value
 
 

@@ -26,7 +26,6 @@ from agenthub_core.protocol import (
     StoreRead,
     UnreadableFound,
 )
-from agenthub_core.testing import NOON
 from tests.unit.builders import (
     FAULT,
     Story,

@@ -1,0 +1,1122 @@
+"""What only the spool on files can show: what others write there, and what a crash leaves behind.
+
+What every store promises is in `test_message_store`. Nothing here sleeps: the files' times are set,
+and the clock is moved by hand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agenthub_adapters.codec import MESSAGE_SIZE, encode_message, encode_settlement
+from agenthub_adapters.spool import FileSpool
+from agenthub_core import (
+    Agent,
+    Fault,
+    Malformed,
+    Message,
+    MessageType,
+    Outcome,
+    Priority,
+    Reading,
+    Settlement,
+    StoreClaimed,
+    StoreUnreadable,
+    StoreUnwritable,
+    Unfinished,
+    Unreadable,
+)
+from agenthub_core.testing import NOON, ManualClock
+from tests.unit.builders import agent, message
+
+GRACE = timedelta(seconds=2)
+HOUR = timedelta(hours=1)
+
+REFERENCE: dict[str, Any] = {
+    "id": "k3v9x0q2m8d1z7c5b4n6a1s2",
+    "from": "alice",
+    "to": "bob",
+    "type": "question",
+    "content": "Which port does the API use?",
+    "metadata": {"file": "api/main.py", "lines": [1, 2]},
+    "timestamp": 1767268800000,
+    "read": False,
+    "threadId": "thread-1",
+    "priority": "urgent",
+}
+"""A message as agent-hub-mcp 0.3.0 writes it; its time is noon."""
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def spool(tmp_path: Path, clock: ManualClock) -> FileSpool:
+    spool = FileSpool(tmp_path / "hub", clock=clock)
+    spool.prepare()
+    return spool
+
+
+def document(**changes: Any) -> bytes:
+    """The reference's message with other values; `...` leaves a key out."""
+    changed = REFERENCE | {name.rstrip("_"): value for name, value in changes.items()}
+    kept = {name: value for name, value in changed.items() if value is not ...}
+    return json.dumps(kept, indent=2).encode()
+
+
+def write(path: Path, data: bytes, *, at: datetime) -> Path:
+    """Write a file in place, as if at that time."""
+    path.write_bytes(data)
+    os.utime(path, ns=(0, int(at.timestamp() * 1000) * 1_000_000))
+    return path
+
+
+def settlement(key: str, settled: Message, **fields: Any) -> Settlement:
+    defaults: dict[str, Any] = {"outcome": Outcome.DELIVERED, "at": NOON}
+    return Settlement(key=key, message=settled, **(defaults | fields))
+
+
+def waiting_in(spool: FileSpool) -> list[Reading]:
+    return list(map(spool.read, spool.keys()))
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+# ------------------------------------------------------------------------------- how others write
+
+
+def test_a_message_of_the_reference_is_read(spool: FileSpool) -> None:
+    write(spool.messages / "k3v9.json", document(), at=NOON)
+
+    assert spool.read("k3v9.json") == Message(
+        id="k3v9x0q2m8d1z7c5b4n6a1s2",
+        sender="alice",
+        recipient="bob",
+        type=MessageType.QUESTION,
+        content="Which port does the API use?",
+        priority=Priority.URGENT,
+        thread_id="thread-1",
+        timestamp=NOON,
+        extra={"metadata": {"file": "api/main.py", "lines": [1, 2]}},
+    )
+
+
+def test_what_is_written_in_place_is_unfinished_until_it_is_a_message(
+    spool: FileSpool, clock: ManualClock
+) -> None:
+    whole = document(content="größer")
+    path = spool.messages / "m1.json"
+
+    for length in range(len(whole)):
+        write(path, whole[:length], at=clock.now())
+        assert spool.read("m1.json") == Unfinished(), whole[:length]
+
+    write(path, whole, at=clock.now())
+    assert isinstance(spool.read("m1.json"), Message)
+
+
+def test_a_slow_writer_is_waited_for_as_long_as_it_writes(
+    spool: FileSpool, clock: ManualClock
+) -> None:
+    whole = document()
+    for length in range(0, len(whole), 10):
+        write(spool.messages / "m1.json", whole[:length], at=clock.now())
+        clock.advance(GRACE - timedelta(milliseconds=1))
+        assert spool.read("m1.json") == Unfinished()
+
+
+def test_what_stays_half_written_is_malformed_after_the_grace(
+    spool: FileSpool, clock: ManualClock
+) -> None:
+    write(spool.messages / "m1.json", document()[:50], at=NOON)
+    clock.advance(GRACE)
+    assert isinstance(spool.read("m1.json"), Malformed)
+
+
+def test_a_file_from_the_future_was_not_written_just_now(spool: FileSpool) -> None:
+    write(spool.messages / "m1.json", b"{", at=NOON + HOUR)
+    assert isinstance(spool.read("m1.json"), Malformed)
+
+
+def test_a_file_whose_time_is_absurd_is_read_all_the_same(spool: FileSpool) -> None:
+    path = spool.messages / "m1.json"
+    path.write_bytes(document(timestamp=...))
+    os.utime(path, (0, -(2**33)))
+    assert isinstance(spool.read("m1.json"), Message)
+
+
+@pytest.mark.parametrize("place", [os.rename, os.link], ids=["renamed", "linked"])
+def test_what_is_put_into_place_as_a_whole_is_seen_under_its_last_name_only(
+    spool: FileSpool, place: Callable[[Path, Path], None]
+) -> None:
+    for hidden in (".m1.json", "m1.json.tmp", "m1.tmp"):
+        write(spool.messages / hidden, document(), at=NOON)
+        assert spool.keys() == []
+        assert spool.read(hidden) is None
+
+        place(spool.messages / hidden, spool.messages / "m1.json")
+        assert spool.keys() == ["m1.json"]
+        assert isinstance(spool.read("m1.json"), Message)
+        for name in (hidden, "m1.json"):
+            (spool.messages / name).unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize("missing", [..., None], ids=["missing", "null"])
+def test_what_the_sender_left_out_is_filled_in_the_same_way_each_time(
+    spool: FileSpool, missing: object
+) -> None:
+    left_out = dict.fromkeys(("id", "threadId", "timestamp", "priority", "read"), missing)
+    written = NOON - HOUR + timedelta(milliseconds=7)
+    write(spool.messages / "my-note.json", document(**left_out), at=written)
+
+    reading = spool.read("my-note.json")
+
+    assert isinstance(reading, Message)
+    assert (reading.id, reading.thread_id) == ("my-note", "my-note")
+    assert reading.timestamp == written
+    assert reading.priority is Priority.NORMAL
+    assert not reading.read
+    assert spool.read("my-note.json") == reading
+
+
+def test_a_message_without_a_thread_begins_one_under_its_own_id(spool: FileSpool) -> None:
+    write(spool.messages / "note.json", document(id="m7", threadId=...), at=NOON)
+    reading = spool.read("note.json")
+    assert isinstance(reading, Message)
+    assert reading.thread_id == "m7"
+
+
+def test_all_that_the_sender_wrote_is_kept_in_the_archive(spool: FileSpool) -> None:
+    path = write(spool.messages / "m1.json", document(id="m1", **{"x-team": ["blue"]}), at=NOON)
+    sent = json.loads(path.read_bytes())
+    reading = spool.read("m1.json")
+    assert isinstance(reading, Message)
+
+    spool.settle([settlement("m1.json", reading, outcome=Outcome.EXPIRED, reason="too late")])
+
+    (archived,) = (spool.messages / "archive").iterdir()
+    assert archived.name == "m1.json"
+    kept = json.loads(archived.read_bytes())
+    outcome = kept.pop("agenthub")
+    assert kept == sent
+    assert outcome == {
+        "outcome": "expired",
+        "at": 1767268800000,
+        "deliveries": [],
+        "reason": "too late",
+    }
+
+
+def test_a_dead_letter_that_is_moved_back_is_a_message_again(spool: FileSpool) -> None:
+    data = encode_settlement(settlement("m1.json", message(), outcome=Outcome.EXPIRED))
+    write(spool.messages / "m1.json", data, at=NOON)
+    assert spool.read("m1.json") == message()
+
+
+def test_what_grows_beyond_a_message_in_the_archive_is_found_there(spool: FileSpool) -> None:
+    numbers = [[n] for n in range(100_000)]  # indented, each takes twice as much
+    data = json.dumps(REFERENCE | {"id": "m1", "metadata": numbers}).encode()
+    assert len(data) < MESSAGE_SIZE
+    write(spool.messages / "m1.json", data, at=NOON)
+    reading = spool.read("m1.json")
+    assert isinstance(reading, Message)
+
+    spool.settle([settlement("m1.json", reading)])
+
+    assert (spool.messages / "archive" / "m1.json").stat().st_size > MESSAGE_SIZE
+    assert [found.message for found in spool.settled("m1")] == [reading]
+
+
+def test_a_message_finds_its_place_in_the_archive_whatever_lies_in_its_way(
+    spool: FileSpool,
+) -> None:
+    archive = spool.messages / "archive"
+    other = message(id=f"m1-{message().digest[:12]}")
+    spool.settle([settlement(spool.put(other), other)])
+    (archive / "m1.json").write_text("no record")
+
+    spool.settle([settlement(spool.put(message()), message())])
+
+    assert [found.message for found in spool.settled("m1")] == [message()]
+    assert [found.message for found in spool.settled(other.id)] == [other]
+    assert spool.keys() == []
+
+
+# ------------------------------------------------------------------------------------ hostile input
+
+NAMES = "1 to 100 characters of A-Z a-z 0-9 _ -"
+NO_NAMES = ["../../x", "a/b", "a\0b", "", " ", ".", "..", "x" * 101, "x" * 300, "ü", "a\n", "~root"]
+NO_STRINGS: list[object] = [5, 1.5, True, [], {}, ["bob"]]
+
+
+def faulty(field: str, value: object, found: str, expected: str) -> Any:
+    shortened = repr(value)[:20]
+    return pytest.param(
+        document(**{field: value}),
+        Fault(field=field, found=found, expected=expected),
+        id=f"{field}={shortened}",
+    )
+
+
+HOSTILE = [
+    *(
+        faulty(field, value, repr(value)[:60], NAMES)
+        for field in ("to", "from", "threadId", "id")
+        for value in NO_NAMES
+        if value not in ("x" * 300, "ü")
+    ),
+    *(
+        faulty(field, value, repr(value), "a string")
+        for field in ("to", "from", "threadId", "id", "content")
+        for value in NO_STRINGS
+    ),
+    faulty("to", "x" * 300, "x… (302 characters)", NAMES),
+    faulty("to", "ü", r"'\xfc'", NAMES),
+    faulty("to", None, "None", "a string"),
+    faulty("to", ..., "nothing", "a value: this field is required"),
+    faulty("from", ..., "nothing", "a value: this field is required"),
+    faulty("type", ..., "nothing", "a value: this field is required"),
+    faulty("content", ..., "nothing", "a value: this field is required"),
+    faulty("content", "", "''", "text that is not blank and is valid Unicode"),
+    faulty("content", " \n", r"' \n'", "text that is not blank and is valid Unicode"),
+    faulty("content", "\ud800", r"'\ud800'", "text that is not blank and is valid Unicode"),
+    faulty("type", "gossip", "'gossip'", "one of task, question, context, completion, error"),
+    faulty("type", ["task"], "['task']", "one of task, question, context, completion, error"),
+    faulty("priority", "now", "'now'", "one of urgent, high, normal, low"),
+    faulty("priority", 1, "1", "one of urgent, high, normal, low"),
+    faulty("read", "yes", "'yes'", "a boolean"),
+    faulty("read", 0, "0", "a boolean"),
+    faulty("timestamp", 1767268800, "1767268800 (are these seconds?)", "milliseconds since 1970"),
+    faulty("timestamp", -1, "-1 (are these seconds?)", "milliseconds since 1970"),
+    faulty("timestamp", 0, "0 (are these seconds?)", "milliseconds since 1970"),
+    faulty("timestamp", 10**18, str(10**18), "milliseconds since 1970"),
+    faulty("timestamp", -(10**18), str(-(10**18)), "milliseconds since 1970"),
+    faulty("timestamp", 10**400, "1000000000", "milliseconds since 1970"),
+    faulty("timestamp", 1e300, "1e+300", "milliseconds since 1970"),
+    faulty("timestamp", True, "True", "milliseconds since 1970"),
+    faulty("timestamp", "2026-01-01", "'2026-01-01'", "milliseconds since 1970"),
+]
+
+
+def garbage(name: str, data: bytes, found: str, expected: str) -> Any:
+    return pytest.param(data, Fault(field="the file", found=found, expected=expected), id=name)
+
+
+GARBAGE = [
+    garbage("empty", b"", "nothing", "a JSON object"),
+    garbage("blank", b" \n\t ", "nothing", "a JSON object"),
+    garbage("half", b'{"from": "alice"', "Expecting ',' delimiter at line 1", "a JSON object"),
+    garbage("two objects", b"{}{}", "Extra data at line 1 column 3", "a JSON object"),
+    garbage("not an object", b"[]", "[]", "a JSON object"),
+    garbage("a string", b'"hello"', "'hello'", "a JSON object"),
+    garbage("null", b"null", "None", "a JSON object"),
+    garbage("not UTF-8", b'{"from": "\xff"}', "the byte 0xff at offset 10", "UTF-8"),
+    garbage("UTF-16", document().decode().encode("utf-16"), "the byte 0xff at offset 0", "UTF-8"),
+    garbage("two byte order marks", b"\xef\xbb\xbf\xef\xbb\xbf{}", "", "a JSON object"),
+    garbage("NaN", document(metadata=float("nan")), "NaN is not JSON", "numbers"),
+    garbage("-Infinity", document(metadata=-float("inf")), "-Infinity is not JSON", "numbers"),
+    garbage("1e999", b'{"metadata": 1e999}', "1e999", "numbers that JSON can hold"),
+    garbage("5000 digits", b'{"metadata": %s}' % (b"9" * 5000), "limit", "numbers"),
+    garbage(
+        "a long number", b'{"metadata": %s.0}' % (b"9" * 500_000), "(500004 characters)", "numbers"
+    ),
+    *(
+        garbage(f"{name} nested {depth}", opening * depth + closing * depth, "deeper nesting", "64")
+        for depth in (1000, 100_000)
+        for name, opening, closing in (("lists", b"[", b"]"), ("objects", b'{"a":', b"}"))
+        if depth == 1000 or name == "lists"
+    ),
+    garbage("unclosed nested 100000", b'{"a":' * 100_000, "deeper nesting", "64"),
+    garbage("65 levels", b'{"a":' + b"[" * 64 + b"]" * 64 + b"}", "deeper nesting", "64"),
+    garbage("over 1 MiB", document(content="x" * MESSAGE_SIZE), "more than 1048576 bytes", "at mo"),
+]
+
+
+@pytest.mark.parametrize(("data", "fault"), [*HOSTILE, *GARBAGE])
+def test_what_is_no_message_is_put_aside_byte_for_byte_with_the_reason(
+    spool: FileSpool, clock: ManualClock, data: bytes, fault: Fault
+) -> None:
+    write(spool.messages / "m1.json", data, at=clock.now())
+    assert spool.read("m1.json") == Unfinished()
+    clock.advance(GRACE)
+
+    reading = spool.read("m1.json")
+    assert isinstance(reading, Malformed)
+    spool.quarantine("m1.json", reading.fault)
+
+    aside = spool.messages / "malformed"
+    assert {path.name for path in aside.iterdir()} == {"m1.json", "m1.json.reason"}
+    assert (aside / "m1.json").read_bytes() == data
+    reason = (aside / "m1.json.reason").read_text()
+    assert reason.startswith(f"{fault.field}: found ")
+    assert reason.count("\n") == 1
+    assert reason.isascii() or "…" in reason
+    assert len(reason) < 300
+    told_found, told_expected = reason.split(", expected ", 1)
+    assert fault.found in told_found
+    assert fault.expected in told_expected
+    assert spool.keys() == []
+
+
+def test_a_message_of_exactly_the_greatest_size_is_read(spool: FileSpool) -> None:
+    padding = MESSAGE_SIZE - len(document(content="x"))
+    path = write(spool.messages / "m1.json", document(content="x" * (padding + 1)), at=NOON)
+    assert path.stat().st_size == MESSAGE_SIZE
+    assert isinstance(spool.read("m1.json"), Message)
+
+
+@pytest.mark.parametrize(
+    ("data", "content"),
+    [
+        (b"\xef\xbb\xbf" + document(content="marked"), "marked"),
+        (document(content="x").replace(b"\n", b"\r\n"), "x"),
+        (document(content="a\0b"), "a\0b"),
+        (document(content="\U0001f43c"), "\U0001f43c"),
+        (document(content="two", timestamp=1767268800000.5), "two"),
+        (document(content="first").replace(b"}", b', "content": "last"}', 1), "first"),
+    ],
+    ids=["byte order mark", "CRLF", "NUL", "surrogate pair", "half a millisecond", "metadata"],
+)
+def test_what_is_odd_but_right_is_read(spool: FileSpool, data: bytes, content: str) -> None:
+    write(spool.messages / "m1.json", data, at=NOON)
+    reading = spool.read("m1.json")
+    assert isinstance(reading, Message)
+    assert reading.content == content
+
+
+# ---------------------------------------------------------------------------------- names and kinds
+
+ODD_NAMES = [
+    "with space.json",
+    "a\nb.json",
+    "ünïcode.json",
+    "'; rm -rf ~ #.json",
+    os.fsdecode(b"caf\xe9.json"),
+    "n" * 250 + ".json",
+]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES, ids=ascii)
+def test_a_message_may_lie_under_any_name(spool: FileSpool, name: str) -> None:
+    write(spool.messages / name, document(id="m1"), at=NOON)
+    assert spool.keys() == [name]
+    reading = spool.read(name)
+    assert isinstance(reading, Message)
+
+    spool.settle([settlement(name, reading)])
+
+    assert spool.keys() == []
+    assert [found.message for found in spool.settled("m1")] == [reading]
+
+
+@pytest.mark.parametrize("name", [*ODD_NAMES, "x.json.json", "-.json.reason.json"], ids=ascii)
+def test_what_is_no_message_can_be_put_aside_under_any_name(
+    spool: FileSpool, clock: ManualClock, name: str
+) -> None:
+    write(spool.messages / name, document(id=..., to="../../x"), at=NOON)
+    clock.advance(GRACE)
+    reading = spool.read(name)
+    assert isinstance(reading, Malformed)
+
+    spool.quarantine(name, reading.fault)
+
+    assert spool.keys() == []
+    copy, reason = sorted((spool.messages / "malformed").iterdir(), key=lambda path: path.name)
+    assert reason.name == f"{copy.name}.reason"
+    assert copy.read_bytes() == document(id=..., to="../../x")
+
+
+@pytest.mark.parametrize("name", ["with space.json", ".json.json", "n" * 150 + ".json"])
+def test_a_message_without_an_id_needs_a_name_that_can_be_one(
+    spool: FileSpool, clock: ManualClock, name: str
+) -> None:
+    write(spool.messages / name, document(id=...), at=NOON)
+    clock.advance(GRACE)
+    reading = spool.read(name)
+    if name.startswith("."):
+        assert reading is None
+    else:
+        assert isinstance(reading, Malformed)
+        assert reading.fault.field == "id"
+
+
+@pytest.mark.parametrize("name", [".json", ".hidden.json", "m1.json~", "m1.txt", "json", "m1.JSON"])
+def test_a_file_of_another_name_is_left_alone(
+    spool: FileSpool, clock: ManualClock, name: str
+) -> None:
+    path = write(spool.messages / name, b"no message", at=NOON)
+    clock.advance(HOUR)
+    assert spool.keys() == []
+    assert spool.read(name) is None
+    assert path.read_bytes() == b"no message"
+
+
+def test_what_was_put_aside_is_never_overwritten(spool: FileSpool, clock: ManualClock) -> None:
+    for data in (b"[1]", b"[2]", b"[3]"):
+        write(spool.messages / "m1.json", data, at=clock.now())
+        clock.advance(GRACE)
+        reading = spool.read("m1.json")
+        assert isinstance(reading, Malformed)
+        spool.quarantine("m1.json", reading.fault)
+
+    aside = spool.messages / "malformed"
+    names = ("m1.json", "m1.2.json", "m1.3.json")
+    assert [(aside / name).read_bytes() for name in names] == [b"[1]", b"[2]", b"[3]"]
+    assert all((aside / f"{name}.reason").exists() for name in names)
+
+
+def a_link(path: Path) -> None:
+    elsewhere = path.parent.parent / "elsewhere.json"
+    elsewhere.write_bytes(document())
+    path.symlink_to(elsewhere)
+
+
+def a_dangling_link(path: Path) -> None:
+    path.symlink_to("nowhere")
+
+
+def a_link_to_a_directory(path: Path) -> None:
+    path.symlink_to(path.parent)
+
+
+def a_link_to_itself(path: Path) -> None:
+    path.symlink_to(path)
+
+
+def a_socket(path: Path) -> None:
+    with contextlib.chdir(path.parent), socket.socket(socket.AF_UNIX) as unix:
+        unix.bind(path.name)  # relative: a socket's whole path may have no more than 104 bytes
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (a_link, "it is a symbolic link"),
+        (a_dangling_link, "it is a symbolic link"),
+        (a_link_to_a_directory, "it is a symbolic link"),
+        (a_link_to_itself, "it is a symbolic link"),
+        (os.mkfifo, "it is a pipe"),
+        (os.mkdir, "it is a directory"),
+        (a_socket, "it is a socket"),
+    ],
+)
+def test_what_is_no_file_is_told_and_left_untouched(
+    spool: FileSpool, clock: ManualClock, make: Callable[[Path], None], reason: str
+) -> None:
+    path = spool.messages / "m1.json"
+    make(path)
+    before = path.lstat()
+    clock.advance(HOUR)
+
+    assert spool.keys() == ["m1.json"]
+    assert spool.read("m1.json") == Unreadable(reason=reason)
+    spool.settle([settlement("m1.json", message())])
+    assert path.lstat().st_ino == before.st_ino
+    assert spool.read("m1.json") == Unreadable(reason=reason)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM])
+def test_a_file_that_this_user_may_not_read_is_told_and_left_untouched(
+    spool: FileSpool, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    # root may read everything, so the system's answer is played
+    path = write(spool.messages / "m1.json", document(), at=NOON)
+    with monkeypatch.context() as system:
+        system.setattr(os, "open", failing(os.open, number, named="m1.json"))
+        assert spool.read("m1.json") == Unreadable(reason="this user may not read it")
+    assert path.read_bytes() == document()
+
+
+def test_a_disk_that_cannot_be_read_is_no_property_of_the_message(
+    spool: FileSpool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(spool.messages / "m1.json", document(), at=NOON)
+    monkeypatch.setattr(os, "open", failing(os.open, errno.EIO, named="m1.json"))
+    with pytest.raises(StoreUnreadable, match=str(path)):
+        spool.read("m1.json")
+
+
+def failing(call: Callable[..., Any], number: int, named: str = "") -> Callable[..., Any]:
+    """A system call that fails, for files of that name if one is given."""
+
+    def fail(path: Any, *arguments: Any, **options: Any) -> Any:
+        if not named or os.fspath(path).endswith(named):
+            raise OSError(number, os.strerror(number), path if named else None)
+        return call(path, *arguments, **options)
+
+    return fail
+
+
+# -------------------------------------------------------------------------------------- permissions
+
+
+def test_directories_are_private_even_if_they_were_not(tmp_path: Path, clock: ManualClock) -> None:
+    root = tmp_path / "hub"
+    for name in ("messages/archive", "messages/malformed", "agents", "tmp"):
+        (root / name).mkdir(parents=True)
+    for directory in (root, *(path for path in root.rglob("*"))):
+        directory.chmod(0o777)
+
+    FileSpool(root, clock=clock).prepare()
+
+    assert {mode(path) for path in (root, *root.rglob("*"))} == {0o700}
+
+
+def test_preparing_again_keeps_what_is_there(spool: FileSpool) -> None:
+    key = spool.put(message())
+    spool.prepare()
+    assert spool.read(key) == message()
+
+
+def test_files_are_private_whatever_the_umask(spool: FileSpool, clock: ManualClock) -> None:
+    before = os.umask(0)
+    try:
+        with spool.claim():
+            spool.put(message(id="waiting"))
+            spool.settle([settlement(spool.put(message()), message())])
+            spool.save_agent(agent())
+            write(spool.messages / "bad.json", b"[]", at=NOON).chmod(0o600)
+            clock.advance(GRACE)
+            reading = spool.read("bad.json")
+            assert isinstance(reading, Malformed)
+            spool.quarantine("bad.json", reading.fault)
+    finally:
+        os.umask(before)
+
+    files = {path.name: mode(path) for path in spool.root.rglob("*") if path.is_file()}
+    assert files == dict.fromkeys(
+        (
+            "waiting.json",
+            "m1.json",
+            "bob.json",
+            "session_agents.json",
+            "bad.json",
+            "bad.json.reason",
+            "daemon.lock",
+        ),
+        0o600,
+    )
+
+
+# ------------------------------------------------------------------------------------------ crashes
+
+
+Work = Callable[[FileSpool], object]
+CutEverywhere = Callable[[Work, Work], Iterator[tuple[FileSpool, bool]]]
+
+
+class PowerCut(BaseException):
+    """The process ends here, and with it everything that it was about to do."""
+
+
+class Power:
+    """Lets the system do so many things, and no more: `cut_after` counts calls that change files.
+
+    Once it is cut it stays so: what a `finally` would still clear away is not cleared away either.
+    """
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, cut_after: int) -> None:
+        self._left = cut_after
+        self.was_cut = False
+        for owner, name in (
+            (os, "link"),
+            (os, "fsync"),
+            (os, "write"),
+            (Path, "unlink"),
+            (Path, "replace"),
+        ):
+            monkeypatch.setattr(owner, name, self._metered(getattr(owner, name)))
+
+    def _metered(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def metered(*arguments: Any, **options: Any) -> Any:
+            if self._left == 0:
+                self.was_cut = True
+                raise PowerCut
+            self._left -= 1
+            return call(*arguments, **options)
+
+        return metered
+
+
+@pytest.fixture
+def cut_everywhere(
+    tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> CutEverywhere:
+    """Do some work with a power cut before its first change of a file, its second, …, and none.
+
+    Each time in a spool of its own, prepared under power. Yields what the next hub finds: the
+    spool, and whether the power was cut.
+    """
+
+    def attempts(prepare: Work, work: Work) -> Iterator[tuple[FileSpool, bool]]:
+        for cut_after in range(100):
+            spool = FileSpool(tmp_path / f"hub-{cut_after}", clock=clock)
+            spool.prepare()
+            prepare(spool)
+            with monkeypatch.context() as system:
+                power = Power(system, cut_after)
+                with contextlib.suppress(PowerCut):
+                    work(spool)
+            yield FileSpool(spool.root, clock=clock), power.was_cut
+            if not power.was_cut:
+                return
+        raise AssertionError("the work never came to its end")
+
+    return attempts
+
+
+def test_a_power_cut_while_settling_loses_nothing_and_settles_nothing_twice(
+    cut_everywhere: CutEverywhere,
+) -> None:
+    messages = [message(id="m1"), message(id="m1", content="again"), message(id="m2")]
+    keys = ["m1.json", f"m1-{messages[1].digest[:12]}.json", "m2.json"]
+
+    def put(spool: FileSpool) -> None:
+        assert [spool.put(each) for each in messages] == keys
+
+    def settle(spool: FileSpool) -> None:
+        spool.settle([settlement(key, each) for key, each in zip(keys, messages, strict=True)])
+
+    attempts = 0
+    for spool, was_cut in cut_everywhere(put, settle):
+        attempts += 1
+        waiting = waiting_in(spool)
+        archived = [found.message for name in ("m1", "m2") for found in spool.settled(name)]
+        for each in messages:
+            assert each in waiting or each in archived
+        assert was_cut == bool(waiting)
+
+        # the next hub settles what waits, later and with another outcome
+        for key, each in zip(keys, messages, strict=True):
+            if spool.read(key) is not None:
+                spool.settle([settlement(key, each, outcome=Outcome.READ, at=NOON + HOUR)])
+        assert spool.keys() == []
+        assert [found.message for found in spool.settled("m1")] == messages[:2]
+        assert [found.message for found in spool.settled("m2")] == messages[2:]
+        assert len(list((spool.messages / "archive").iterdir())) == 3
+    assert attempts > 12  # 3 messages: each written, synced, linked, unlinked
+
+
+def test_nothing_stops_waiting_before_the_archive_is_on_the_disk(
+    spool: FileSpool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = spool.put(message())
+    archive = (spool.messages / "archive").stat()
+    history: list[str] = []
+
+    def note(
+        owner: object, name: str, told: Callable[[Any], str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        call = getattr(owner, name)
+
+        def noted(first: Any, *arguments: Any, **options: Any) -> Any:
+            history.append(f"{name} {told(first)}")
+            return call(first, *arguments, **options)
+
+        monkeypatch.setattr(owner, name, noted)
+
+    def archive_or_file(descriptor: int) -> str:
+        return "archive" if os.path.samestat(os.fstat(descriptor), archive) else "file"
+
+    def parent(path: Path) -> str:
+        return path.parent.name
+
+    note(os, "fsync", archive_or_file, monkeypatch)
+    note(os, "link", parent, monkeypatch)
+    note(Path, "unlink", parent, monkeypatch)
+
+    spool.settle([settlement(key, message())])
+
+    assert history == [
+        "fsync file",
+        "link tmp",
+        "unlink tmp",
+        "fsync archive",
+        "unlink messages",
+    ]
+
+
+def test_a_power_cut_while_putting_leaves_the_whole_message_or_none(
+    cut_everywhere: CutEverywhere,
+) -> None:
+    for spool, was_cut in cut_everywhere(lambda _: None, lambda spool: spool.put(message())):
+        readings = waiting_in(spool)
+        assert readings in ([], [message()])
+        assert was_cut or readings == [message()]
+
+        assert spool.read(spool.put(message())) == message()
+        assert len(spool.keys()) == 1
+
+
+def test_a_power_cut_while_putting_aside_keeps_the_bytes(cut_everywhere: CutEverywhere) -> None:
+    def put_aside(spool: FileSpool) -> None:
+        reading = spool.read("m1.json")
+        assert isinstance(reading, Malformed)
+        spool.quarantine("m1.json", reading.fault)
+
+    for spool, was_cut in cut_everywhere(
+        lambda spool: write(spool.messages / "m1.json", b"[]", at=NOON - HOUR), put_aside
+    ):
+        assert bool(spool.keys()) == was_cut
+        if was_cut:
+            put_aside(spool)
+        aside = sorted((spool.messages / "malformed").iterdir())
+        assert [path.name for path in aside] == ["m1.json", "m1.json.reason"]
+        assert aside[0].read_bytes() == b"[]"
+        assert aside[1].read_text() == "the file: found [], expected a JSON object\n"
+
+
+def test_a_power_cut_while_saving_an_agent_leaves_the_old_or_the_new(
+    cut_everywhere: CutEverywhere,
+) -> None:
+    old, new = agent("bob"), agent("bob", last_seen=NOON + HOUR, slug="panda")
+    between = agent("bob", last_seen=NOON + HOUR)  # the agent's file is new, the mapping not yet
+
+    for spool, was_cut in cut_everywhere(
+        lambda spool: spool.save_agent(old), lambda spool: spool.save_agent(new)
+    ):
+        assert spool.agents() in ([old], [between], [new])
+        assert was_cut or spool.agents() == [new]
+
+
+def test_what_a_crash_left_in_the_way_does_not_stop_the_next_hub(
+    spool: FileSpool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # in a container the hub has the same process id each time
+    with monkeypatch.context() as system:
+        Power(system, cut_after=0)
+        with pytest.raises(PowerCut):
+            spool.put(message())
+    assert len(list((spool.root / "tmp").iterdir())) == 1
+
+    again = FileSpool(spool.root, clock=ManualClock())
+    again.put(message())
+    assert again.keys() == ["m1.json"]
+
+
+def test_leftovers_are_swept_when_they_are_old_and_only_then(spool: FileSpool) -> None:
+    tmp = spool.root / "tmp"
+    write(tmp / "old", b"half", at=NOON - HOUR - timedelta(seconds=1))
+    write(tmp / "young", b"half", at=NOON - HOUR)
+
+    with spool.claim():
+        assert [path.name for path in tmp.iterdir()] == ["young"]
+
+
+# ------------------------------------------------------------------------------------------- claims
+
+HOLDER = """
+import sys
+from pathlib import Path
+from agenthub_adapters.clock import SystemClock
+from agenthub_adapters.spool import FileSpool
+
+with FileSpool(Path(sys.argv[1]), clock=SystemClock()).claim():
+    print("claimed", flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def another_daemon(spool: FileSpool) -> Iterator[subprocess.Popen[str]]:
+    """Another process that owns the spool."""
+    command = [sys.executable, "-c", HOLDER, str(spool.root)]
+    with subprocess.Popen(  # noqa: S603  # this very Python
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "claimed\n"
+            yield process
+        finally:
+            process.kill()
+
+
+def test_a_spool_that_another_process_owns_cannot_be_claimed(spool: FileSpool) -> None:
+    with another_daemon(spool) as daemon:
+        with pytest.raises(StoreClaimed) as refused, spool.claim():
+            pytest.fail("two daemons own the spool")
+        assert f"process {daemon.pid}" in str(refused.value)
+        assert str(spool.root) in str(refused.value)
+        assert "AGENT_HUB_DIR" in str(refused.value)
+
+
+def test_a_claim_ends_with_its_process_however_that_ends(spool: FileSpool) -> None:
+    with another_daemon(spool) as daemon:
+        daemon.send_signal(signal.SIGKILL)
+        daemon.wait()
+        with spool.claim():
+            assert (spool.root / "daemon.lock").read_text() == f"{os.getpid()}\n"
+
+
+def test_a_claim_can_be_given_back(spool: FileSpool, clock: ManualClock) -> None:
+    with spool.claim(), pytest.raises(StoreClaimed), FileSpool(spool.root, clock=clock).claim():
+        pytest.fail("two daemons own the spool")
+    with another_daemon(spool):
+        pass
+
+
+def test_a_spool_that_is_claimed_can_still_be_written_by_others(
+    spool: FileSpool, clock: ManualClock
+) -> None:
+    with another_daemon(spool):
+        key = spool.put(message())
+        assert FileSpool(spool.root, clock=clock).read(key) == message()
+
+
+# --------------------------------------------------------------------------- the disk does not help
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO])
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda spool: spool.put(message(id="m2")),
+        lambda spool: spool.settle([settlement("m1.json", message())]),
+        lambda spool: spool.quarantine("bad.json", spool.read("bad.json").fault),
+        lambda spool: spool.save_agent(agent()),
+    ],
+    ids=["put", "settle", "quarantine", "save_agent"],
+)
+def test_a_disk_that_takes_no_more_is_told_and_nothing_is_lost(
+    spool: FileSpool,
+    monkeypatch: pytest.MonkeyPatch,
+    work: Callable[[FileSpool], object],
+    number: int,
+) -> None:
+    spool.put(message())
+    write(spool.messages / "bad.json", b"[]", at=NOON - HOUR)
+
+    with monkeypatch.context() as system:
+        system.setattr(os, "fsync", failing(os.fsync, number))
+        with pytest.raises(StoreUnwritable) as told:
+            work(spool)
+
+    assert str(spool.root) in str(told.value)
+    assert os.strerror(number) in str(told.value)
+    assert set(spool.keys()) == {"m1.json", "bad.json"}
+    assert list((spool.root / "tmp").iterdir()) == []
+    assert spool.agents() == []
+    work(spool)  # there is space again
+
+
+def test_a_full_disk_is_met_while_writing_too(spool: FileSpool) -> None:
+    """RLIMIT_FSIZE is the nearest thing to a full disk that a test can have."""
+    script = """
+import resource, signal, sys
+from pathlib import Path
+from agenthub_adapters.clock import SystemClock
+from agenthub_adapters.spool import FileSpool
+from agenthub_core import StoreUnwritable
+from tests.unit.builders import message
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+try:
+    FileSpool(Path(sys.argv[1]), clock=SystemClock()).put(message(content="x" * 1000))
+except StoreUnwritable as error:
+    sys.stdout.write(str(error))
+"""
+    checkout = Path(__file__).parents[2]
+    told = subprocess.run(  # noqa: S603  # this very Python
+        [sys.executable, "-c", script, str(spool.root)],
+        cwd=checkout,
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    assert "File too large" in told.stdout
+    assert str(spool.root) in told.stdout
+    assert spool.keys() == []
+    assert list((spool.root / "tmp").iterdir()) == []
+
+
+def test_a_spool_that_cannot_be_made_is_told_by_its_path(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    (tmp_path / "file").touch()
+    root = tmp_path / "file" / "hub"
+    with pytest.raises(StoreUnwritable, match=str(root)):
+        FileSpool(root, clock=clock).prepare()
+    with pytest.raises(StoreUnwritable, match=str(root)), FileSpool(root, clock=clock).claim():
+        pytest.fail("nothing can be claimed there")
+
+
+def test_a_file_in_the_way_of_a_message_is_told_and_kept(spool: FileSpool) -> None:
+    (spool.messages / "m1.json").mkdir()
+    again = spool.messages / spool.put(message())
+    again.unlink()
+    again.mkdir()
+    with pytest.raises(StoreUnwritable, match=f"{again.name} is in the way"):
+        spool.put(message())
+    assert again.is_dir()
+
+
+# ------------------------------------------------------------------------------------------- agents
+
+
+def test_what_others_wrote_about_an_agent_is_kept(spool: FileSpool) -> None:
+    path = spool.root / "agents" / "bob.json"
+    theirs = {
+        "id": "bob",
+        "projectPath": "/old",
+        "role": "Writes the API",
+        "capabilities": ["python"],
+        "status": "idle",
+        "lastSeen": 1700000000000,
+        "collaboratesWith": ["alice"],
+        "metadata": {"x": 1},
+    }
+    path.write_text(json.dumps(theirs))
+
+    spool.save_agent(agent("bob", directory="/work/bob"))
+
+    assert json.loads(path.read_text()) == theirs | {
+        "projectPath": "/work/bob",
+        "lastSeen": 1767268800000,
+        "sessionId": "ses_bob",
+    }
+
+
+def test_a_new_agent_has_all_that_others_expect(spool: FileSpool) -> None:
+    spool.save_agent(agent("bob", directory="/work/bob"))
+    assert json.loads((spool.root / "agents" / "bob.json").read_text()) == {
+        "id": "bob",
+        "projectPath": "/work/bob",
+        "role": "",
+        "capabilities": [],
+        "status": "active",
+        "collaboratesWith": [],
+        "lastSeen": 1767268800000,
+        "sessionId": "ses_bob",
+    }
+
+
+def test_sessions_are_mapped_to_agents_as_the_reference_does(spool: FileSpool) -> None:
+    mapping = spool.root / "session_agents.json"
+    mapping.write_text(
+        '{"ses_other": {"agentId": "carol", "directory": "/c", "slug": "s", "x": 1}}'
+    )
+
+    spool.save_agent(agent("bob", directory="/work/bob", slug="cosmic-panda"))
+
+    assert json.loads(mapping.read_text()) == {
+        "ses_other": {"agentId": "carol", "directory": "/c", "slug": "s", "x": 1},
+        "ses_bob": {"agentId": "bob", "directory": "/work/bob", "slug": "cosmic-panda"},
+    }
+
+
+def test_an_agent_known_by_its_session_only_is_known(spool: FileSpool) -> None:
+    (spool.root / "session_agents.json").write_text(
+        '{"ses_c": {"agentId": "carol", "directory": "/c", "slug": "panda"}}'
+    )
+    (known,) = spool.agents()
+    assert (known.id, known.session_id, known.directory, known.slug) == (
+        "carol",
+        "ses_c",
+        "/c",
+        "panda",
+    )
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        b'{"ses_bob": null}',
+        b'{"ses_bob": {"agentId": "../../x"}}',
+        b'{"ses_bob": {"agentId": ["bob"]}}',
+        b"[" * 100_000,
+    ],
+    ids=lambda data: ascii(data[:30]),
+)
+def test_a_broken_map_of_sessions_stops_nobody(spool: FileSpool, broken: bytes) -> None:
+    spool.save_agent(agent("bob", session_id=None, slug=""))
+    (spool.root / "session_agents.json").write_bytes(broken)
+
+    assert spool.agents() == [agent("bob", session_id=None, slug="")]
+    spool.save_agent(agent("bob"))
+    assert spool.agents() == [agent("bob")]
+
+
+@pytest.mark.parametrize(
+    "name", ["bob.json", "../session_agents.json"], ids=["agent", "session_agents"]
+)
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, a_dangling_link, a_socket])
+def test_an_agents_file_that_is_no_file_stops_nobody(
+    spool: FileSpool, make: Callable[[Path], None], name: str
+) -> None:
+    make(spool.root / "agents" / name)
+    assert {known.session_id for known in spool.agents()} <= {None}
+
+
+@pytest.mark.parametrize(
+    ("theirs", "directory"),
+    [
+        ({"projectPath": "/p"}, "/p"),
+        ({"projectPath": None, "lastSeen": "yesterday"}, ""),
+        ({"lastSeen": -1}, ""),
+        ({"lastSeen": 10**30}, ""),
+    ],
+)
+def test_an_agents_file_may_be_sloppy(
+    spool: FileSpool, theirs: dict[str, Any], directory: str
+) -> None:
+    (spool.root / "agents" / "bob.json").write_text(json.dumps(theirs))
+    (known,) = spool.agents()
+    assert known == Agent(id="bob", directory=directory, last_seen=known.last_seen)
+
+
+def test_a_map_of_very_many_sessions_is_read(spool: FileSpool) -> None:
+    many = {
+        f"ses_{n}": {"agentId": f"agent-{n}", "directory": f"/work/{n}" * 10, "slug": "slug"}
+        for n in range(10_000)
+    }
+    data = json.dumps(many).encode()
+    assert len(data) > MESSAGE_SIZE
+    (spool.root / "session_agents.json").write_bytes(data)
+    assert len(spool.agents()) == 10_000
+
+
+def test_a_name_that_is_no_identifier_is_no_agent(spool: FileSpool) -> None:
+    for name in ("with space.json", ".hidden.json", "notes.txt", "ü.json"):
+        (spool.root / "agents" / name).write_text("{}")
+    assert spool.agents() == []
+
+
+def test_what_the_spool_writes_is_what_others_read(spool: FileSpool) -> None:
+    key = spool.put(message())
+    assert (spool.messages / key).read_bytes() == encode_message(message())
+    assert json.loads(encode_message(message())) == {
+        "id": "m1",
+        "from": "alice",
+        "to": "bob",
+        "type": "context",
+        "content": "Hello",
+        "priority": "normal",
+        "threadId": "t1",
+        "timestamp": 1767268800000,
+        "read": False,
+    }
