@@ -395,7 +395,9 @@ class Broker:
             **_about(message),
             recipient=course.recipient,
         )
-        self._watch(event.receipt.session_id, now + self._policy.turn_check)
+        session_id = event.receipt.session_id
+        self._agenda.cancel((_Due.TURN, session_id))  # a burst wants one look, after its last
+        self._watch(session_id, now + self._policy.turn_check)
         self._settle_if_ended(pending, now)
 
     def _inject_failed(self, event: InjectFailed, now: datetime) -> None:
@@ -486,13 +488,15 @@ class Broker:
         self._asked = None
         self._relay_lost = self._relay_lost or now
         self._agenda.set((_Due.LISTING, ""), now + self._policy.relay_probe)
-        if self._relay_trouble is not type(event.error):
-            self._relay_trouble = type(event.error)
-            self._notify(
-                Severity.WARNING,
-                "relay.down",
-                f"OpenCode cannot be used, messages wait: {event.error}",
-            )
+        if self._relay_trouble is type(event.error):
+            self._notify(Severity.DEBUG, "relay.still_down", f"no change: {event.error}")
+            return
+        self._relay_trouble = type(event.error)
+        self._notify(
+            Severity.WARNING,
+            "relay.down",
+            f"OpenCode cannot be used, messages wait: {event.error}",
+        )
 
     def _see(self, session: Session) -> None:
         agent = self._roster.of_session(session.id)

@@ -144,6 +144,7 @@ class Hub:
         self._rhythm = rhythm or Rhythm()
         self._inbox: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._to_settle: list[Settlement] = []
+        self._hinted: set[str] = set()
         self._reported: set[str] = set()
         self._settling = False
         self._tasks = 0
@@ -155,7 +156,9 @@ class Hub:
 
     def hint(self, key: str) -> None:
         """Something may have changed under this key. Hints may be wrong, late, or missing."""
-        self._inbox.put(_Hint(key))
+        if key not in self._hinted:  # else it will yet be read, and what changed with it
+            self._hinted.add(key)
+            self._inbox.put(_Hint(key))
 
     def stop(self) -> None:
         """Let `run` return soon: what is under way is finished, or left waiting in the store.
@@ -221,6 +224,7 @@ class Hub:
     def _take(self, item: _Item) -> None:
         match item:
             case _Hint(key, recovered):
+                self._hinted.discard(key)  # before the reading: what comes later is news
                 self._read(key, recovered=recovered)
             case _Outcome(events, settled):
                 self._tasks -= 1

@@ -56,7 +56,7 @@ def test_while_opencode_is_away_messages_wait_and_the_log_says_so_once(
         hub.send("m", sender="writer", to=session["slug"], content="hold on")
         hub.wait_for("relay.down")
         hub.wait_for("message.arrived")
-        door.await_requests(3)  # that find it still away
+        hub.wait_for("relay.still_down", count=2)
         assert hub.waiting() == ["m.json"]
 
         door.behave(Behaviour.OPEN)
@@ -132,8 +132,8 @@ def test_a_window_at_work_is_not_disturbed_and_gets_its_message_after_the_turn(
 ) -> None:
     directory = project("api")
     command = "touch begun; until [ -e go ]; do sleep 0.05; done; echo went"
-    build = [ToolCall("bash", command=command, description="wait"), Text("built")]
-    scripted_model.add(Rule(last_user("build it"), build))
+    at_work = ToolCall("bash", command=command, description="wait")
+    scripted_model.add(Rule(last_user("build it"), [at_work, Text("built")]))
     window = open_window(directory)
     window.wait_for_text("Ask anything")
     window.type("build it")

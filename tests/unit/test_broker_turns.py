@@ -55,6 +55,15 @@ def next_look(story: Story) -> timedelta:
     return story.now - began
 
 
+def test_after_a_burst_there_is_one_look_and_it_follows_the_last_message() -> None:
+    story = delivered()
+    story.wait(seconds(0.9))
+    story.arrives(message(id="m2"))
+    story.holds("m2")
+    story.settled("m2")
+    assert next_look(story) == SOON
+
+
 def test_sessions_found_at_the_start_are_looked_at_for_what_an_earlier_run_delivered() -> None:
     story = Story("bob", "carol")
     assert looks(story.wait(timedelta(0))) == ["ses_bob", "ses_carol"]

@@ -161,6 +161,20 @@ def test_a_hint_reads_nothing_but_what_it_names() -> None:
     assert world.store.reads == ["m3"]
 
 
+def test_hints_at_one_key_are_read_together_until_it_was_read() -> None:
+    world = World()
+    world.write(message(), hint=False)
+    world.steps()
+    world.store.reads.clear()
+    for _ in range(3):
+        world.hub.hint("m1")
+    world.steps()
+    assert world.store.reads == ["m1"]
+    world.hub.hint("m1")
+    world.steps()
+    assert world.store.reads == ["m1", "m1"]
+
+
 def test_a_missed_hint_is_made_up_for_by_the_next_scan() -> None:
     world = World("bob")
     world.steps()
