@@ -85,7 +85,13 @@ def _setting(
     """`default` is written as it would stand in the file."""
     made: T = field(
         factory=lambda: parse(default),
-        metadata={"parse": parse, "variable": variable, "key": key, "text": text},
+        metadata={
+            "default": default,
+            "parse": parse,
+            "variable": variable,
+            "key": key,
+            "text": text,
+        },
         repr="PASSWORD" not in variable,
     )
     return made
