@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
-from agenthub_core import prompts
+from agenthub_core import notices, prompts
 from agenthub_core.agenda import Agenda
 from agenthub_core.channels import Channel, Channels
 from agenthub_core.errors import (
@@ -29,7 +29,7 @@ from agenthub_core.errors import (
     StoreUnwritable,
 )
 from agenthub_core.lifecycle import Course, Pending, Stage, Step
-from agenthub_core.model import Agent, Message, Outcome, Session, Settlement
+from agenthub_core.model import Agent, Outcome, Session, Settlement
 from agenthub_core.policies import Policy
 from agenthub_core.protocol import (
     Action,
@@ -43,7 +43,6 @@ from agenthub_core.protocol import (
     MalformedArrived,
     MessageArrived,
     MessageWithdrawn,
-    Notify,
     Quarantine,
     Quarantined,
     ResumeTurn,
@@ -52,7 +51,6 @@ from agenthub_core.protocol import (
     Settle,
     Settled,
     SettleFailed,
-    Severity,
     StoreFailed,
     StoreRead,
     Tick,
@@ -173,12 +171,7 @@ class Broker:
             recovered=recovered,
         )
         self._pending[event.key] = pending
-        self._notify(
-            Severity.DEBUG,
-            "message.arrived",
-            f"{message.sender} wrote to {message.recipient} ({message.type.value})",
-            **_about(message),
-        )
+        self._actions.append(notices.message_arrived(message))
         if message.read:
             self._settle(pending, Outcome.READ, now)
             return
@@ -203,12 +196,7 @@ class Broker:
             pending.courses[recipient] = Course(recipient)
             self._channels.put(recipient, pending.place)
             if self._roster.get(recipient) is None:
-                self._notify(
-                    Severity.INFO,
-                    "recipient.unknown",
-                    f"no agent {recipient} is here yet; the message from {message.sender} waits",
-                    **_about(message),
-                )
+                self._actions.append(notices.recipient_unknown(message, recipient))
 
     def _message_withdrawn(self, event: MessageWithdrawn, now: datetime) -> None:
         pending = self._pending.get(event.key)
@@ -217,33 +205,17 @@ class Broker:
         if any(course.stage is Stage.INJECTING for course in pending.courses.values()):
             return  # its end is near, and tells more
         self._forget(pending)
-        self._notify(
-            Severity.INFO,
-            "message.withdrawn",
-            f"the message from {pending.message.sender} to {pending.message.recipient} was removed "
-            "before it was delivered",
-            **_about(pending.message),
-        )
+        self._actions.append(notices.message_withdrawn(pending.message))
 
     def _malformed_arrived(self, event: MalformedArrived, now: datetime) -> None:
         self._actions.append(Quarantine(key=event.key, fault=event.fault))
         if event.key in self._malformed:
             return
         self._malformed.add(event.key)
-        self._notify(
-            Severity.WARNING,
-            "message.malformed",
-            f"{event.key} is no message and was put aside: {event.fault}",
-            key=event.key,
-        )
+        self._actions.append(notices.message_malformed(event.key, event.fault))
 
     def _unreadable_found(self, event: UnreadableFound, now: datetime) -> None:
-        self._notify(
-            Severity.WARNING,
-            "message.unreadable",
-            f"{event.key} is left unread: {event.reason}",
-            key=event.key,
-        )
+        self._actions.append(notices.message_unreadable(event.key, event.reason))
 
     def _expire(self, pending: Pending, now: datetime) -> None:
         for course in pending.courses.values():
@@ -296,15 +268,8 @@ class Broker:
             reason=reason,
         )
         self._actions.append(Settle(settlement=pending.settlement))
-        message = pending.message
         if outcome in (Outcome.EXPIRED, Outcome.REJECTED):
-            self._notify(
-                Severity.WARNING,
-                f"message.{outcome.value}",
-                f"the message from {message.sender} to {message.recipient} was not delivered "
-                f"({outcome.value}): {reason}",
-                **_about(message),
-            )
+            self._actions.append(notices.message_dead(pending.message, outcome, reason))
 
     def _settled(self, event: Settled, now: datetime) -> None:
         self._agenda.cancel((_Due.SETTLING, event.key))
@@ -329,12 +294,12 @@ class Broker:
         if type(error) in self._store_failing:
             return
         self._store_failing.add(type(error))
-        self._notify(Severity.ERROR, "store.failed", f"{error}. Nothing is lost; it is tried again")
+        self._actions.append(notices.store_failed(error))
 
     def _store_recovered(self, failing: type[StoreError]) -> None:
         if failing in self._store_failing:
             self._store_failing.discard(failing)
-            self._notify(Severity.INFO, "store.recovered", "the store works again")
+            self._actions.append(notices.store_recovered())
 
     # ------------------------------------------------------------------------------- delivery
 
@@ -380,21 +345,10 @@ class Broker:
         course.held_at = now
         message = pending.message
         if channel.trouble is not None:
-            self._notify(
-                Severity.INFO,
-                "session.recovered",
-                f"{channel.recipient} takes messages again",
-                recipient=channel.recipient,
-            )
+            self._actions.append(notices.session_recovered(channel.recipient))
         channel.recovered()
-        self._notify(
-            Severity.INFO,
-            "message.delivered",
-            f"{message.sender} → {course.recipient}: {message.type.value} delivered "
-            f"({_span(now - message.timestamp)} after it was written)",
-            **_about(message),
-            recipient=course.recipient,
-        )
+        after = now - message.timestamp
+        self._actions.append(notices.message_delivered(message, course.recipient, after))
         session_id = event.receipt.session_id
         self._agenda.cancel((_Due.TURN, session_id))  # a burst wants one look, after its last
         self._watch(session_id, now + self._policy.turn_check)
@@ -441,12 +395,7 @@ class Broker:
         if channel.trouble is type(error):
             return
         channel.trouble = type(error)
-        self._notify(
-            Severity.INFO if isinstance(error, SessionBusy) else Severity.WARNING,
-            "session.trouble",
-            f"messages for {channel.recipient} wait: {error}",
-            recipient=channel.recipient,
-        )
+        self._actions.append(notices.session_trouble(channel.recipient, error))
 
     # ------------------------------------------------------------------------------- sessions
 
@@ -473,15 +422,11 @@ class Broker:
         self._agenda.set((_Due.LISTING, ""), now + self._policy.session_poll)
 
     def _relay_recovered(self, now: datetime) -> None:
-        away = "" if self._relay_lost is None else f" again after {_span(now - self._relay_lost)}"
+        away = None if self._relay_lost is None else now - self._relay_lost
         self._relay_trouble = self._relay_lost = None
         for channel in self._channels.release():
             self._agenda.cancel((_Due.CHANNEL, channel.recipient))
-        self._notify(
-            Severity.INFO,
-            "relay.up",
-            f"OpenCode answers{away}; {len(self._pending)} messages wait",
-        )
+        self._actions.append(notices.relay_up(len(self._pending), away))
 
     def _listing_failed(self, event: ListingFailed, now: datetime) -> None:
         self._relay_up = False
@@ -489,27 +434,17 @@ class Broker:
         self._relay_lost = self._relay_lost or now
         self._agenda.set((_Due.LISTING, ""), now + self._policy.relay_probe)
         if self._relay_trouble is type(event.error):
-            self._notify(Severity.DEBUG, "relay.still_down", f"no change: {event.error}")
+            self._actions.append(notices.relay_still_down(event.error))
             return
         self._relay_trouble = type(event.error)
-        self._notify(
-            Severity.WARNING,
-            "relay.down",
-            f"OpenCode cannot be used, messages wait: {event.error}",
-        )
+        self._actions.append(notices.relay_down(event.error))
 
     def _see(self, session: Session) -> None:
         agent = self._roster.of_session(session.id)
         if agent is None:
             agent = self._roster.register(session)
             self._channels.connect(agent.id, agent.session_id)
-            self._notify(
-                Severity.INFO,
-                "agent.registered",
-                f"{agent.id} is here, in {agent.directory}",
-                agent=agent.id,
-                session=session.id,
-            )
+            self._actions.append(notices.agent_registered(agent, session.id))
         elif not self._roster.seen(agent, session.updated):
             return
         elif (channel := self._channels[agent.id]).trouble is not None:
@@ -525,12 +460,7 @@ class Broker:
         self._channels.connect(name, None)
         self._roster.disconnect(name)
         self._save(name)
-        self._notify(
-            Severity.WARNING,
-            "session.gone",
-            f"the session of {name} is gone; its messages wait",
-            agent=name,
-        )
+        self._actions.append(notices.session_gone(name))
 
     # ---------------------------------------------------------------------------------- turns
 
@@ -556,21 +486,13 @@ class Broker:
                     ResumeTurn(session_id=turn.session_id, prompt_id=turn.prompt_id)
                 )
                 self._watch(turn.session_id, now + self._policy.turn_check)
-                self._tell_turn(agent, Severity.INFO, "resumed", "was cut off; it is run again")
+                self._actions.append(notices.turn_resumed(agent.id))
             case Next.REPORT_FAILURE:
-                self._tell_turn(agent, Severity.WARNING, "failed", f"failed: {turn.error}")
+                self._actions.append(notices.turn_failed(agent.id, turn.error))
             case Next.REPORT_LOSS:
-                self._tell_turn(agent, Severity.ERROR, "abandoned", "is cut off again and again")
+                self._actions.append(notices.turn_abandoned(agent.id))
             case _:  # it was answered
                 pass
-
-    def _tell_turn(self, agent: Agent, severity: Severity, what: str, text: str) -> None:
-        self._notify(
-            severity,
-            f"turn.{what}",
-            f"{agent.id} holds a message, but its turn on it {text}",
-            agent=agent.id,
-        )
 
     def _turn_unseen(self, event: TurnUnseen, now: datetime) -> None:
         if isinstance(event.error, SessionUnknown):
@@ -595,21 +517,3 @@ class Broker:
                     self._actions.append(Settle(settlement=settlement))
                 case _:  # a channel: the dispatch that follows every event looks at them itself
                     pass
-
-    def _notify(self, severity: Severity, topic: str, text: str, **fields: str | float) -> None:
-        self._actions.append(Notify(severity=severity, topic=topic, text=text, fields=fields))
-
-
-def _about(message: Message) -> dict[str, str]:
-    return {
-        "message": message.id,
-        "from": message.sender,
-        "to": message.recipient,
-        "thread": message.thread_id,
-    }
-
-
-def _span(duration: timedelta) -> str:
-    if duration < timedelta(seconds=10):
-        return f"{duration / timedelta(milliseconds=1):.0f} ms"
-    return f"{duration.total_seconds():.0f} s"
