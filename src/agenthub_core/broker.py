@@ -233,7 +233,7 @@ class Broker:
         if agent.session_id is None:
             return f"the session of agent {recipient} is gone"
         if not self._relay_up:
-            return "OpenCode did not answer"
+            return "the relay did not answer"
         return "other messages went before it"
 
     def _give_up(self, pending: Pending, course: Course, reason: str) -> None:

@@ -94,11 +94,11 @@ def turn_abandoned(agent: str) -> Notify:
 
 def relay_up(waiting: int, away: timedelta | None) -> Notify:
     again = "" if away is None else f" again after {_span(away)}"
-    return _notice(_INFO, "relay.up", f"OpenCode answers{again}; messages waiting: {waiting}")
+    return _notice(_INFO, "relay.up", f"the relay answers{again}; messages waiting: {waiting}")
 
 
 def relay_down(error: RelayError) -> Notify:
-    return _notice(_WARNING, "relay.down", f"OpenCode cannot be used, messages wait: {error}")
+    return _notice(_WARNING, "relay.down", f"the relay cannot be used, messages wait: {error}")
 
 
 def relay_still_down(error: RelayError) -> Notify:

@@ -161,7 +161,7 @@ def test_its_log_can_be_followed_by_a_person(hub_env: dict[str, str], tmp_path: 
         process = subprocess.Popen(
             [sys.executable, "-m", "agenthub_cli", "daemon"], env=hub_env, stderr=stream
         )
-        eventually(lambda: "OpenCode answers" in log.read_text())
+        eventually(lambda: "the relay answers" in log.read_text())
         process.terminate()
         assert process.wait(STOPS_WITHIN) == 0
 

@@ -173,7 +173,7 @@ def test_a_dead_letter_says_that_the_session_is_gone() -> None:
 def test_a_dead_letter_says_that_opencode_did_not_answer() -> None:
     story = Story(agents=[agent("bob")])
     story.arrives(message())
-    assert reason(story.wait(HOUR)) == "OpenCode did not answer"
+    assert reason(story.wait(HOUR)) == "the relay did not answer"
 
 
 def test_a_dead_letter_says_that_others_went_before_it() -> None:

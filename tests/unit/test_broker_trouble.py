@@ -246,13 +246,13 @@ def test_when_the_relay_is_back_it_is_said_once_and_everything_resumes_at_once()
     actions = story.lists()
     assert injected(actions) == [("m1", "bob"), ("m2", "carol")]
     (told,) = [notice for notice in of(Notify, actions) if notice.topic == "relay.up"]
-    assert told.text == "OpenCode answers again after 500 ms; messages waiting: 2"
+    assert told.text == "the relay answers again after 500 ms; messages waiting: 2"
     assert topics(story.lists()) == []
 
 
 def test_the_first_answer_of_the_relay_is_told_too() -> None:
     (told,) = of(Notify, Story(listed=True).log)
-    assert (told.topic, told.text) == ("relay.up", "OpenCode answers; messages waiting: 0")
+    assert (told.topic, told.text) == ("relay.up", "the relay answers; messages waiting: 0")
 
 
 def test_what_was_under_way_when_the_relay_went_down_is_tried_again_when_it_is_back() -> None:
