@@ -11,16 +11,17 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, write_to_textfile
 
-from agenthub_core import Action, Event, Outcome, Prompt
+from agenthub_core import Action, Event, Outcome, Prompt, Settlement, StoreUnwritable
 from agenthub_core.protocol import (
     Inject,
     Injected,
-    InjectFailed,
     MalformedArrived,
     MessageArrived,
     MessageWithdrawn,
     Notify,
+    Quarantined,
     Settle,
+    Settled,
 )
 
 
@@ -37,9 +38,12 @@ class Metrics:
         self._failed = counter("messages_failed", "Messages that became dead letters")
         self._injections = counter("injections", "Prompts that a session holds")
         self._retried = counter("injections_retried", "Injections that were tried again")
-        self._refused = counter("injections_failed", "Injections that failed")
+        self._refused = counter("injections_failed", "Injections that failed after retries")
         self._agents = counter("agents_auto_created", "Sessions that became agents")
         self._waiting: set[str] = set()
+        # what was counted as ended and still lies in the store: it may be told of again
+        self._ending: set[str] = set()
+        self._malformed: set[str] = set()
         size = Gauge("agent_hub_message_queue_size", "Messages that wait", registry=self.registry)
         size.set_function(lambda: len(self._waiting))
 
@@ -54,29 +58,38 @@ class Metrics:
                 # only the first time: it is told of again whenever its file is touched
                 self._messages.inc()
                 self._waiting.add(key)
-            case MessageWithdrawn(key=key):
+                self._malformed.discard(key)
+            case MessageWithdrawn(key=key) | Settled(key=key):
                 self._waiting.discard(key)
-            case MalformedArrived():
+                self._ending.discard(key)
+            case MalformedArrived(key=key) if key not in self._malformed:
                 self._failed.inc()
+                self._malformed.add(key)
+            case Quarantined(key=key):
+                self._malformed.discard(key)
             case Injected():
                 self._injections.inc()
-            case InjectFailed():
-                self._refused.inc()
             case _:
                 pass
 
     def _count_action(self, action: Action) -> None:
         match action:
-            case Settle(settlement=settlement) if settlement.key in self._waiting:
-                self._waiting.discard(settlement.key)
-                if settlement.outcome not in (Outcome.DELIVERED, Outcome.READ):
-                    self._failed.inc()
+            case Settle(settlement=settlement) if settlement.key not in self._ending:
+                self._ending.add(settlement.key)
+                self._count_end(settlement)
             case Inject(prompt=Prompt(repeated=True)):
                 self._retried.inc()
             case Notify(topic="agent.registered"):
                 self._agents.inc()
             case _:
                 pass
+
+    def _count_end(self, settlement: Settlement) -> None:
+        if settlement.outcome not in (Outcome.DELIVERED, Outcome.READ):
+            self._failed.inc()
+        for delivery in settlement.deliveries:
+            if delivery.attempts and delivery.held_at is None:
+                self._refused.inc()
 
     def totals(self) -> dict[str, float]:
         """Every figure by its exported name."""
@@ -88,5 +101,8 @@ class Metrics:
         }
 
     def write(self, path: Path) -> None:
-        """Export all figures; a reader never sees half a file."""
-        write_to_textfile(str(path), self.registry)
+        """Export all figures; a reader never sees half a file. Raises `StoreUnwritable`."""
+        try:
+            write_to_textfile(str(path), self.registry)
+        except OSError as error:
+            raise StoreUnwritable(f"{path} cannot be written: {error.strerror}") from error

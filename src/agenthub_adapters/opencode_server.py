@@ -17,13 +17,13 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import httpx
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 from cattrs import BaseValidationError, structure, unstructure
 
 from agenthub_core import ServerError
@@ -33,6 +33,8 @@ _PROBE_SECONDS = 0.3
 
 _PAUSE_SECONDS = 0.05  # between two probes; OpenCode needs some 1.5 s to start
 _END_SECONDS = 2.0  # for a server to end when asked to: within the 5 s that the hub itself has
+
+T = TypeVar("T")
 
 _HOST = "127.0.0.1"
 
@@ -72,6 +74,7 @@ class OpenCodeServer:
         self._log = root / "opencode.log"
         self._cwd = root
         self._start_timeout = start_timeout
+        self._arguments = ["serve", "--port", str(port), "--hostname", _HOST]
         self._process: subprocess.Popen[bytes] | None = None
         self._server: Server | None = None
 
@@ -81,7 +84,7 @@ class OpenCodeServer:
         Raises `ServerError` where the port is held by something else, the password is wrong, there
         is no OpenCode to start, or it does not come up before `given_up` says that nobody waits.
         """
-        self._server = self._find() or self._start(given_up)
+        self._server = self._find(given_up) or self._start(given_up)
         return self._server
 
     def stop(self) -> None:
@@ -89,30 +92,45 @@ class OpenCodeServer:
         server, self._server = self._server, None
         if server is None or server.pid is None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(server.pid, signal.SIGTERM)
-            if not self._ended(server.pid, _END_SECONDS):
-                os.kill(server.pid, signal.SIGKILL)
-                self._ended(server.pid, _END_SECONDS)
-        self._record.unlink(missing_ok=True)
+        if self._runs(server.pid):
+            self._end(server.pid)
+        with contextlib.suppress(OSError):  # a record that stays harms nobody
+            self._record.unlink()
 
     # ------------------------------------------------------------------------------- finding
 
-    def _find(self) -> Server | None:
+    def _find(self, given_up: Callable[[], bool]) -> Server | None:
         recorded = self._recorded()
+        deadline = time.monotonic() + self._start_timeout.total_seconds()
+        while True:
+            try:
+                return self._ask(recorded)
+            except httpx.ConnectError:
+                if recorded is None or recorded.pid is None:
+                    return None
+            except httpx.TimeoutException:
+                pass  # it may be starting, or have much to do
+            except httpx.HTTPError as error:
+                raise self._held_by_something_else(f"answers with no HTTP ({error})") from error
+            if given_up() or time.monotonic() > deadline:
+                break
+            time.sleep(_PAUSE_SECONDS)
+        if recorded is None or recorded.pid is None:
+            raise self._held_by_something_else("does not answer")
+        self._server = recorded  # an earlier hub's that is of no use: another takes its place
+        self.stop()
+        return None
+
+    def _ask(self, recorded: Server | None) -> Server:
+        """Who answers on the port. Raises what httpx does where nobody answers."""
         passwords = [self._password] + ([recorded.password] if recorded else [])
-        try:
-            for password in passwords:
-                response = self._probe(password)
-                if response.status_code != httpx.codes.UNAUTHORIZED:
-                    self._check(response)
-                    if recorded is not None and recorded.password == password:
-                        return recorded
-                    return Server(url=self._url, password=password)
-        except httpx.ConnectError:
-            return None
-        except httpx.HTTPError as error:
-            raise self._held_by_something_else(f"does not answer ({error})") from error
+        for password in passwords:
+            response = self._probe(password)
+            if response.status_code != httpx.codes.UNAUTHORIZED:
+                self._check(response)
+                if recorded is not None and recorded.password == password:
+                    return recorded
+                return Server(url=self._url, password=password)
         raise ServerError(
             f"the OpenCode server on port {self._port} wants another password: set "
             "OPENCODE_SERVER_PASSWORD to the one it was started with, or OPENCODE_PORT to "
@@ -127,8 +145,8 @@ class OpenCodeServer:
 
     def _check(self, response: httpx.Response) -> None:
         try:
-            structure(response.json(), _Health)
-        except (ValueError, BaseValidationError) as error:
+            _structure(response.content, _Health)
+        except ValueError as error:
             raise self._held_by_something_else(f"answers {response.status_code}") from error
 
     def _held_by_something_else(self, how: str) -> ServerError:
@@ -138,14 +156,21 @@ class OpenCodeServer:
         )
 
     def _recorded(self) -> Server | None:
-        """The server that an earlier hub started, if it still runs."""
+        """The server that an earlier hub started; with its process only if that still runs."""
         try:
-            server = structure(json.loads(self._record.read_text()), Server)
-        except (OSError, ValueError, BaseValidationError):
+            server = _structure(self._record.read_bytes(), Server)
+        except (OSError, ValueError):
             return None  # none was left behind, or not by us
-        if server.url != self._url or server.pid is None or not _runs(server.pid):
+        if server.url != self._url:
             return None
-        return server
+        runs = server.pid is not None and self._runs(server.pid)
+        return server if runs else evolve(server, pid=None)
+
+    def _runs(self, pid: int) -> bool:
+        """Whether the server's process has not ended. Its number may be another's by now."""
+        if self._process is not None and self._process.pid == pid:
+            return self._process.poll() is None
+        return _command(pid).endswith(" ".join(self._arguments))
 
     # ------------------------------------------------------------------------------ starting
 
@@ -158,74 +183,124 @@ class OpenCodeServer:
             )
         password = self._password or secrets.token_urlsafe(24)
         with _private(self._log, append=True) as log:
-            self._process = subprocess.Popen(  # noqa: S603  # found on the user's own PATH
-                [binary, "serve", "--port", str(self._port), "--hostname", _HOST],
-                cwd=self._cwd,
-                env=os.environ | {"OPENCODE_SERVER_PASSWORD": password},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C is for the hub, which stops it in order
-            )
-        server = Server(url=self._url, password=password, pid=self._process.pid)
-        with _private(self._record) as record:
-            record.write(json.dumps(unstructure(server)).encode())
-        self._server = server
+            said_before = os.fstat(log.fileno()).st_size
+            try:
+                self._process = subprocess.Popen(  # noqa: S603  # found on the user's own PATH
+                    [binary, *self._arguments],
+                    cwd=self._cwd,
+                    env=os.environ | {"OPENCODE_SERVER_PASSWORD": password},
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,  # Ctrl-C is for the hub, which stops it in order
+                )
+            except OSError as error:
+                raise ServerError(f"{binary} cannot be started: {error.strerror}") from error
+        self._server = Server(url=self._url, password=password, pid=self._process.pid)
         try:
-            self._await_health(server, given_up)
-        except ServerError:
+            with _private(self._record) as record:
+                record.write(json.dumps(unstructure(self._server)).encode())
+            self._await_health(self._process, password, given_up, said_before)
+        except BaseException:  # whatever it was, nobody will stop it later
             self.stop()
             raise
-        return server
+        return self._server
 
-    def _await_health(self, server: Server, given_up: Callable[[], bool]) -> None:
-        assert self._process is not None  # noqa: S101  # started just now
+    def _await_health(
+        self,
+        process: subprocess.Popen[bytes],
+        password: str,
+        given_up: Callable[[], bool],
+        said_before: int,
+    ) -> None:
         deadline = time.monotonic() + self._start_timeout.total_seconds()
-        while time.monotonic() < deadline and not given_up():
-            if self._process.poll() is not None:
+        while time.monotonic() < deadline:
+            if given_up():
+                raise ServerError("OpenCode was starting when the hub was told to stop")
+            if process.poll() is not None:
                 raise ServerError(
-                    f"OpenCode ended at once with status {self._process.returncode}: {self._last()}"
+                    f"OpenCode ended at once with status {process.returncode}: "
+                    f"{self._last_words(said_before)}"
                 )
             with contextlib.suppress(httpx.HTTPError):
-                if self._probe(server.password).is_success:
+                if self._probe(password).is_success:
                     return
             time.sleep(_PAUSE_SECONDS)
         seconds = f"{self._start_timeout.total_seconds():g} s"
         raise ServerError(f"OpenCode did not answer within {seconds}; its output is in {self._log}")
 
-    def _last(self) -> str:
-        lines = self._log.read_text(errors="replace").split("\n")
+    def _last_words(self, said_before: int) -> str:
+        """The end of its output; what stood in the log before it began is another server's."""
+        lines = self._log.read_bytes()[said_before:].decode(errors="replace").split("\n")
         said = " ".join(line.strip() for line in lines[-5:] if line.strip())
         return said or f"it said nothing in {self._log}"
 
-    def _ended(self, pid: int, seconds: float) -> bool:
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if self._process is not None and self._process.pid == pid:
-                if self._process.poll() is not None:
-                    return True
-            elif not _runs(pid):
-                return True
-            time.sleep(_PAUSE_SECONDS)
-        return False
+    def _has_ended(self, pid: int) -> bool:
+        if self._process is not None and self._process.pid == pid:
+            return self._process.poll() is not None
+        return not _lives(pid)
+
+    def _end(self, pid: int) -> None:
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(pid, number)  # npm may have put a script before the program
+            deadline = time.monotonic() + _END_SECONDS
+            while time.monotonic() < deadline:
+                if self._has_ended(pid):
+                    return
+                time.sleep(_PAUSE_SECONDS)
 
 
-def _runs(pid: int) -> bool:
+def _structure(data: bytes, kind: type[T]) -> T:
+    """What others wrote as JSON. Raises ValueError where that is something else."""
+    document = json.loads(data)
+    if not isinstance(document, dict):
+        raise ValueError("no JSON object")  # noqa: TRY004  # as json itself says of bad input
+    try:
+        return structure(document, kind)
+    except BaseValidationError as error:
+        raise ValueError(str(error)) from error
+
+
+def _command(pid: int) -> str:
+    """A process's program and arguments; empty where there is none."""
+    if Path("/proc/self/cmdline").exists():  # a small container has no ps
+        try:
+            words = Path(f"/proc/{pid}/cmdline").read_bytes()
+        except OSError:
+            return ""
+        return words.decode(errors="replace").replace("\0", " ").rstrip()
+    said = subprocess.run(  # noqa: S603  # a number
+        ["ps", "-ww", "-o", "args=", "-p", str(pid)],  # noqa: S607  # the system's own
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    return said.stdout.rstrip()
+
+
+def _lives(pid: int) -> bool:
+    """Whether a process has not ended. One that only waits for its parent to notice has."""
     try:
         os.kill(pid, 0)
+        status = Path(f"/proc/{pid}/stat").read_text(errors="replace")
     except ProcessLookupError:
         return False
-    except PermissionError:
-        return False  # another user's process has that number now
-    return True
+    except OSError:
+        return True  # only Linux tells more
+    state, *fields = status.rpartition(")")[2].split()
+    threads = int(fields[16])  # see proc(5)
+    return state not in "ZX" or threads > 1  # the first of them may end before the others
 
 
-def _private(path: Path, *, append: bool = False) -> BinaryIO:
+@contextlib.contextmanager
+def _private(path: Path, *, append: bool = False) -> Iterator[BinaryIO]:
     """A file that only this user may read, from its first byte on."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_APPEND if append else os.O_TRUNC)
     try:
-        descriptor = os.open(path, flags, 0o600)
-        os.fchmod(descriptor, 0o600)
+        with os.fdopen(os.open(path, flags, 0o600), "wb") as file:
+            os.fchmod(file.fileno(), 0o600)
+            yield file
     except OSError as error:
         raise ServerError(f"{path} cannot be written: {error.strerror}") from error
-    return os.fdopen(descriptor, "wb")

@@ -7,6 +7,7 @@ now and then.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -23,12 +24,15 @@ from watchdog.events import (
     FileSystemEventHandler,
 )
 from watchdog.observers import Observer
+from watchdog.observers.api import BaseObserver
 
 from agenthub_core import StoreUnreadable
 
 _EVENTS: list[type[FileSystemEvent]] = [FileCreatedEvent, FileMovedEvent]
 # Linux tells when a writer is done, so each single write need not be told; others do not tell
 _EVENTS += [FileClosedEvent] if sys.platform == "linux" else [FileModifiedEvent]
+
+_LIMIT_REACHED = ". Raise fs.inotify.max_user_instances and fs.inotify.max_user_watches with sysctl"
 
 _STOP_SECONDS = 1  # its threads wake up at least that often
 
@@ -42,16 +46,19 @@ class Watcher(FileSystemEventHandler):
     def __init__(self, directory: Path, hint: Callable[[str], None]) -> None:
         self._directory = directory
         self._hint = hint
-        self._observer = Observer()
+        self._observer: BaseObserver | None = None
 
     def __enter__(self) -> Self:
         try:
+            self._observer = Observer()  # has a thread and an inotify instance from now on
             self._observer.schedule(self, str(self._directory), event_filter=_EVENTS)
             self._observer.start()
         except OSError as error:
+            if self._observer is not None:
+                self._observer.stop()
+            advice = _LIMIT_REACHED if error.errno in (errno.EMFILE, errno.ENOSPC) else ""
             raise StoreUnreadable(
-                f"{self._directory} cannot be watched: {error.strerror}. If the limit is reached, "
-                "raise fs.inotify.max_user_instances and fs.inotify.max_user_watches with sysctl"
+                f"{self._directory} cannot be watched: {error.strerror}{advice}"
             ) from error
         return self
 
@@ -61,8 +68,9 @@ class Watcher(FileSystemEventHandler):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._observer.stop()
-        self._observer.join(_STOP_SECONDS)
+        if self._observer is not None:
+            self._observer.stop()
+            self._observer.join(_STOP_SECONDS)
 
     def on_any_event(self, event: FileSystemEvent) -> None:
         path = event.dest_path or event.src_path

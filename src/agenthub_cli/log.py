@@ -14,6 +14,17 @@ from agenthub_core import Action, Event, Notify
 _log = logging.getLogger("agenthub")
 
 
+class _ForPeople(logging.Formatter):
+    """Time, level and text. An exception follows on lines of its own."""
+
+    def __init__(self) -> None:
+        super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
+        record.message = one_line(record.message)
+        return super().formatMessage(record)
+
+
 class _ForMachines(logging.Formatter):
     """One JSON object a line: time, level, topic, text, and the notice's own fields."""
 
@@ -33,14 +44,17 @@ class _ForMachines(logging.Formatter):
 def configure(level: int, *, machines: bool, stream: TextIO | None = None) -> None:
     """Send the log to `stream` (standard error)."""
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(
-        _ForMachines()
-        if machines
-        else logging.Formatter("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
-    )
+    handler.setFormatter(_ForMachines() if machines else _ForPeople())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for chatty in ("httpx", "httpcore", "watchdog"):  # a line per request is no news to anybody
         logging.getLogger(chatty).setLevel(max(level, logging.WARNING))
+
+
+def one_line(text: str) -> str:
+    """Without what would break the line or move the cursor: others' words may be in the text."""
+    return "".join(
+        character if character.isprintable() else ascii(character)[1:-1] for character in text
+    )
 
 
 def observe(_: Event, actions: Sequence[Action]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -57,8 +56,12 @@ Examples:
 @app.command(epilog=_DAEMON_EXAMPLES)
 def daemon(
     directory: Annotated[
-        Path | None,
-        typer.Option(help="The hub's directory [AGENT_HUB_DIR, ~/.agent-hub].", show_default=False),
+        str | None,  # a Path would take "" for the current directory
+        typer.Option(
+            help="The hub's directory [AGENT_HUB_DIR, ~/.agent-hub].",
+            metavar="<path>",
+            show_default=False,
+        ),
     ] = None,
     opencode_port: Annotated[
         int | None,
@@ -77,7 +80,7 @@ def daemon(
     """
     try:
         settings = read_settings(
-            directory=None if directory is None else str(directory),
+            directory=directory,
             opencode_port=opencode_port,
             log_level=log_level,
         )
@@ -86,5 +89,5 @@ def daemon(
 
         run_daemon(settings)
     except AgentHubError as error:
-        typer.echo(f"agenthub: {error}", err=True)
+        typer.echo(f"agenthub: {log.one_line(str(error))}", err=True)
         sys.exit(UNUSABLE if isinstance(error, InvalidSettings) else FAILED)

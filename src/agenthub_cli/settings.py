@@ -26,12 +26,15 @@ LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 _PORTS = range(1, 65536)
 
+_RESOLUTION = timedelta.resolution.total_seconds()
+_CENTURY = timedelta(days=36525).total_seconds()  # a time that is added to now must remain a time
+
 T = TypeVar("T")
 
 
 def _port(value: object) -> int:
     number = _number(value)
-    if number not in _PORTS or number != int(number):
+    if number not in _PORTS:
         raise ValueError("a port, 1 to 65535")
     return int(number)
 
@@ -39,7 +42,7 @@ def _port(value: object) -> int:
 def _count(minimum: int) -> Callable[[object], int]:
     def parse(value: object) -> int:
         number = _number(value)
-        if number < minimum or number != int(number):
+        if number < minimum or not number.is_integer():
             raise ValueError(f"a whole number of {minimum} or more")
         return int(number)
 
@@ -48,8 +51,8 @@ def _count(minimum: int) -> Callable[[object], int]:
 
 def _seconds(value: object) -> timedelta:
     number = _number(value)
-    if not 0 < number <= timedelta.max.total_seconds() / 2:
-        raise ValueError("a number of seconds above 0")
+    if not _RESOLUTION <= number <= _CENTURY:
+        raise ValueError("a number of seconds above 0, at most a century")
     return timedelta(seconds=number)
 
 
@@ -58,7 +61,7 @@ def _number(value: object) -> float:
         raise ValueError("a number")  # noqa: TRY004  # one kind of fault, told with the others
     try:
         return float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ValueError("a number") from None
 
 
@@ -76,7 +79,10 @@ def _text(value: object) -> str:
 
 
 def _directory(value: object) -> Path:
-    return Path(_text(value)).expanduser().absolute()
+    try:
+        return Path(_text(value)).expanduser().absolute()
+    except RuntimeError:
+        raise ValueError("a directory; this ~ stands for none") from None
 
 
 def _setting(
@@ -191,10 +197,13 @@ def read_settings(
     Raises `InvalidSettings`, which names every fault.
     """
     environment = os.environ if environment is None else environment
-    path = (file or CONFIG_FILE).expanduser()
+    path = _config_file() if file is None else file
     document = _document(path)
     chosen: dict[str, Any] = {}
-    faults = []
+    faults = [
+        f"{section} in {path}: found {shown(value)}, expected a JSON object"
+        for section, value in _faulty_sections(document).items()
+    ]
     for setting in attrs.fields(Settings):
         meta = setting.metadata
         flag = flags.get(setting.name)
@@ -222,11 +231,26 @@ def _document(path: Path) -> dict[str, Any]:
         return {}
     except OSError as error:
         raise InvalidSettings(f"{path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidSettings(f"{path} is not JSON: {error}") from error
     if not isinstance(document, dict):
         raise InvalidSettings(f"{path}: found {shown(document)}, expected a JSON object")
     return document
+
+
+def _config_file() -> Path:
+    try:
+        return CONFIG_FILE.expanduser()
+    except RuntimeError as error:
+        raise InvalidSettings("HOME: found nothing, expected your home directory") from error
+
+
+def _faulty_sections(document: dict[str, Any]) -> dict[str, object]:
+    """What stands where settings are grouped, and is no group."""
+    keys = [setting.metadata["key"] or "" for setting in attrs.fields(Settings)]
+    sections = dict.fromkeys(key.partition(".")[0] for key in keys if "." in key)
+    found = {name: document.get(name) for name in sections}
+    return {name: value for name, value in found.items() if not isinstance(value, dict | None)}
 
 
 def _look_up(document: dict[str, Any], key: str) -> object:

@@ -261,18 +261,23 @@ class Interrupted(io.StringIO):
         if self._writing:
             raise RuntimeError("reentrant call")
         self._writing = True
-        self._interrupt()
-        self._writing = False
+        try:
+            self._interrupt()
+        finally:
+            self._writing = False
         return super().write(text)
 
 
-def test_a_signal_that_comes_while_a_line_is_written_is_not_lost() -> None:
+def test_a_signal_that_comes_while_a_line_is_written_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     stop = Stop()
     stop.hub = Hub(
         broker=Broker(Policy()), store=MemoryStore(), relay=MemoryRelay(), clock=ManualClock()
     )
     terminal = Interrupted(lambda: stop(signal.SIGTERM))
-    log.configure(logging.INFO, machines=False, stream=terminal)
+    monkeypatch.setattr("sys.stderr", terminal)
+    log.configure(logging.INFO, machines=False)
 
     logging.getLogger("agenthub").info("delivered")
 
