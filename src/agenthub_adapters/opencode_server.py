@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -37,6 +38,8 @@ _END_SECONDS = 2.0  # for a server to end when asked to: within the 5 s that the
 T = TypeVar("T")
 
 _HOST = "127.0.0.1"
+
+_log = logging.getLogger(__name__)
 
 
 @frozen(kw_only=True)
@@ -181,6 +184,8 @@ class OpenCodeServer:
                 f"no OpenCode server answers on port {self._port}, and there is no opencode on "
                 "PATH to start one: install it with `npm install -g opencode-ai`"
             )
+        starting = {"topic": "opencode.starting"}
+        _log.info("starting OpenCode on port %d", self._port, extra=starting)
         password = self._password or secrets.token_urlsafe(24)
         with _private(self._log, append=True) as log:
             said_before = os.fstat(log.fileno()).st_size
