@@ -1,8 +1,9 @@
 """A stand-in for OpenCode that answers at once: what remains is the hub's own time.
 
 Speaks as much of OpenCode's HTTP API as the hub uses, from one thread and with nothing stored but
-ids. Every prompt's arrival is a line on standard output: the nanosecond of the machine's monotonic
-clock, which all processes share, and the mark `bench-N` that the message carries.
+each session's newest prompt. Every prompt's arrival is a line on standard output: the nanosecond of
+the machine's monotonic clock, which all processes share, and the mark `bench-N` that the message
+carries.
 
     python -m bench.stand_in PORT SESSIONS
 """
@@ -23,7 +24,7 @@ class StandIn:
     """Sessions that hold whatever they are given, and have answered it already."""
 
     def __init__(self, sessions: int) -> None:
-        self._held: dict[str, list[str]] = {f"ses_{n:04}": [] for n in range(sessions)}
+        self._held: dict[str, dict[str, object]] = {f"ses_{n:04}": {} for n in range(sessions)}
 
     async def serve(self, port: int) -> None:
         server = await asyncio.start_server(self._converse, "127.0.0.1", port)
@@ -64,19 +65,21 @@ class StandIn:
             return 200, [self._row(session) for session in self._held]
         return (200, {}) if target.startswith("/session/status") else (404, {})
 
-    def _take(self, held: list[str], body: bytes, arrived: int) -> tuple[int, None]:
-        held.append(json.loads(body)["messageID"])
+    def _take(self, held: dict[str, object], body: bytes, arrived: int) -> tuple[int, None]:
+        prompt = json.loads(body)
+        held.clear()
+        held[prompt["messageID"]] = prompt["parts"]
         mark = _MARK.search(body)
         print(arrived, mark[0].decode() if mark else "?", flush=True)
         return 204, None
 
-    def _look(self, session: str, rest: str | None, held: list[str]) -> tuple[int, object]:
+    def _look(self, session: str, rest: str | None, held: dict[str, object]) -> tuple[int, object]:
         if rest is None:
             return 200, self._row(session)
         if rest == "message":
-            return 200, [self._message(message) for message in held[-1:]]
+            return 200, [self._message(message, parts) for message, parts in held.items()]
         message = rest.removeprefix("message/")
-        return (200, self._message(message)) if message in held[-1:] else (404, {})
+        return (200, self._message(message, held[message])) if message in held else (404, {})
 
     def _row(self, session: str) -> dict[str, object]:
         now = int(time.time() * 1000)
@@ -89,7 +92,7 @@ class StandIn:
             "time": {"created": now, "updated": now},
         }
 
-    def _message(self, message: str) -> dict[str, object]:
+    def _message(self, message: str, parts: object) -> dict[str, object]:
         """The model's answer to it, as if it had come at once."""
         now = int(time.time() * 1000)
         answered = {
@@ -99,7 +102,7 @@ class StandIn:
             "finish": "stop",
             "time": {"created": now, "completed": now},
         }
-        return {"info": answered, "parts": []}
+        return {"info": answered, "parts": parts}
 
 
 if __name__ == "__main__":

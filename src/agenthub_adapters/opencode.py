@@ -2,7 +2,8 @@
 
 What it must know of OpenCode, and the core need not:
 
-- 204 means accepted, not held: the receipt is the message itself, asked for by its id.
+- 204 means accepted, not held: the receipt is the message itself, asked for by its id. OpenCode
+  stores it first and its text after it, so without the text it is no receipt.
 - A prompt runs as the agent `build` unless it names the session's own agent and model.
 - Two processes at work on one session lose turns, and a server knows only of its own. A session's
   last message tells whether a turn is under way in any of them; of the hub's own prompts we know
@@ -18,15 +19,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
+import re
 import threading
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 from urllib.parse import urlencode
 
 import httpx
-from attrs import field, frozen
+from attrs import asdict, field, frozen, validators
 from cattrs import BaseValidationError, Converter
 
 from agenthub_core import (
@@ -44,7 +47,7 @@ from agenthub_core import (
     TurnFailed,
     TurnState,
 )
-from agenthub_core.model import is_identifier
+from agenthub_core.model import IDENTIFIER_LENGTH, shown
 
 USER = "opencode"
 """The user name that OpenCode's basic authentication expects by default."""
@@ -52,6 +55,11 @@ USER = "opencode"
 _OWN = "AgHub"
 """Stands in the ids of the hub's messages where OpenCode's own are random (one in 62**5 is so by
 chance): thus they are known, in any process and after any restart."""
+
+_OWN_MESSAGE = re.compile(rf"msg_[0-9a-f]{{12}}{_OWN}[0-9A-Za-z]+")
+
+_SESSION = re.compile(rf"ses[A-Za-z0-9_-]{{,{IDENTIFIER_LENGTH - 3}}}")
+"""Other ids than these OpenCode answers with an error of its own, and some mean another path."""
 
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
@@ -67,10 +75,10 @@ _LONGEST_WAIT = 0.25  # seconds between two askings: 20 in the 5 s of the defaul
 
 @frozen(kw_only=True)
 class _Times:
-    created: float
-    updated: float = 0
-    completed: float | None = None
-    archived: float | None = None
+    created: datetime
+    updated: datetime | None = None
+    completed: datetime | None = None
+    archived: datetime | None = None
 
 
 @frozen(kw_only=True)
@@ -82,7 +90,7 @@ class _Model:
 
 @frozen(kw_only=True)
 class _SessionRow:
-    id: str
+    id: str = field(validator=validators.matches_re(_SESSION))
     time: _Times
     slug: str = ""
     title: str = ""
@@ -97,8 +105,8 @@ class _SessionRow:
             slug=self.slug,
             title=self.title,
             directory=self.directory,
-            created=_time(self.time.created),
-            updated=_time(self.time.updated),
+            created=self.time.created,
+            updated=self.time.updated or self.time.created,
         )
 
 
@@ -132,13 +140,20 @@ class _Info:
     def own_prompt(self) -> str | None:
         """The id of the hub's own prompt that this is, or answers."""
         prompt = self.id if self.role == "user" else self.parent
-        return prompt if prompt[16 : 16 + len(_OWN)] == _OWN else None
+        return prompt if _OWN_MESSAGE.fullmatch(prompt) else None
+
+
+@frozen(kw_only=True)
+class _Part:
+    id: str
+    type: str
+    text: str = ""
 
 
 @frozen(kw_only=True)
 class _Message:
     info: _Info
-    parts: list[dict[str, Any]]
+    parts: list[_Part]
 
 
 @frozen(kw_only=True)
@@ -166,6 +181,9 @@ class _Look:
 
 
 _CONVERTER = Converter(use_alias=True)
+_CONVERTER.register_structure_hook(
+    datetime, lambda milliseconds, _: datetime.fromtimestamp(milliseconds / 1000, UTC)
+)
 
 T = TypeVar("T")
 
@@ -202,7 +220,6 @@ class OpenCodeRelay:
         self._limits = {"timeout": dict.fromkeys(("connect", "read", "write", "pool"), seconds)}
         self._lock = threading.Lock()
         self._looks: dict[str, tuple[float, _Look]] = {}
-        self._lists_all_projects = True
 
     def close(self) -> None:
         """Give back the connections."""
@@ -224,22 +241,36 @@ class OpenCodeRelay:
     def inject(self, prompt: Prompt) -> Receipt:
         receipt = Receipt(prompt_id=prompt.id, session_id=prompt.session_id)
         message_id, part_id = _ids(prompt)
-        if prompt.repeated and self._message(prompt.session_id, message_id) is not None:
+        if prompt.repeated and self._texts(prompt.session_id, message_id):
             self.resume(prompt.session_id, message_id)
             return receipt
         look = self._look(prompt.session_id)
         if self._at_work_elsewhere(look):
-            self._forget(prompt.session_id)
+            look = self._look(prompt.session_id, fresh=True)  # its turn may have ended since
+        if self._at_work_elsewhere(look):
             raise SessionBusy(
                 "another OpenCode process is at work on the session; they go in when its turn ends"
             )
-        parts = [{"id": part_id, "type": "text", "text": prompt.text}]
-        self._post(message_id, parts, look)
+        self._post(message_id, [_Part(id=part_id, type="text", text=prompt.text)], look)
         self._await_receipt(message_id, look)
         return receipt
 
     def turn(self, session_id: str) -> Turn:
+        return self._turn(self._look(session_id, fresh=True))
+
+    def resume(self, session_id: str, prompt_id: str) -> None:
         look = self._look(session_id, fresh=True)
+        turn = self._turn(look)
+        if turn.state is not TurnState.ABANDONED or turn.prompt_id != prompt_id:
+            return
+        if texts := self._texts(session_id, prompt_id):
+            # the same ids and the same text: OpenCode adds nothing and runs the turn
+            self._post(prompt_id, texts, look)
+
+    # ------------------------------------------------------------------------------- prompts
+
+    def _turn(self, look: _Look) -> Turn:
+        session_id = look.session.id
         message_id = None if look.last is None else look.last.own_prompt
         if look.last is None or message_id is None:
             return Turn(session_id=session_id, state=TurnState.NONE)
@@ -255,46 +286,27 @@ class OpenCodeRelay:
             state = TurnState.ABANDONED if error is None else TurnState.FAILED
         return Turn(session_id=session_id, state=state, prompt_id=message_id, error=error)
 
-    def resume(self, session_id: str, prompt_id: str) -> None:
-        look = self._look(session_id, fresh=True)
-        if (
-            look.last is None
-            or look.last.own_prompt != prompt_id  # the session has moved on
-            or look.last.is_over
-            or self._at_work_here(look)
-        ):
-            return
-        held = self._message(session_id, prompt_id)
-        if held is None:
-            return
-        # the same ids and the same text: OpenCode adds nothing and runs the turn
-        texts = [part for part in held.parts if part.get("type") == "text"]
-        parts = [{key: part[key] for key in ("id", "type", "text")} for part in texts]
-        self._post(prompt_id, parts, look)
-
-    # ------------------------------------------------------------------------------- prompts
-
-    def _post(self, message_id: str, parts: list[dict[str, Any]], look: _Look) -> None:
+    def _post(self, message_id: str, parts: list[_Part], look: _Look) -> None:
         session = look.session
-        body: dict[str, Any] = {"messageID": message_id, "parts": parts}
+        body: dict[str, Any] = {"messageID": message_id, "parts": list(map(asdict, parts))}
         if session.agent is not None:
             body["agent"] = session.agent
         if session.model is not None:
             body["model"] = {"providerID": session.model.provider, "modelID": session.model.id}
             if session.model.variant is not None:
                 body["variant"] = session.model.variant
-        response = self._request("POST", f"/session/{session.id}/prompt_async", json=body)
+        response = self._request("POST", f"{_path(session.id)}/prompt_async", body=body)
+        if "content-type" in response.headers and not _is_json(response):
+            raise self._strange(response)  # a page, of the web UI or of another program
         if response.status_code == httpx.codes.NOT_FOUND:
             raise _gone(session.id)
         if response.is_client_error:
             raise PromptInvalid(f"OpenCode will not take the prompt: {_explanation(response)}")
-        if response.headers.get("content-type"):  # a 204 has none; a page of the web UI has
-            raise self._strange(response)
 
     def _await_receipt(self, message_id: str, look: _Look) -> None:
         give_up = time.monotonic() + self._timeout.total_seconds()
         wait = _FIRST_LOOK
-        while self._message(look.session.id, message_id) is None:
+        while not self._texts(look.session.id, message_id):
             if time.monotonic() + wait > give_up:
                 agent = look.session.agent
                 cause = f": is there still an agent {agent}?" if agent else ""
@@ -302,20 +314,20 @@ class OpenCodeRelay:
             time.sleep(wait)
             wait = min(2 * wait, _LONGEST_WAIT)
 
-    def _message(self, session_id: str, message_id: str) -> _Message | None:
-        """A message, or None where the session does not hold it."""
-        return self._get(f"/session/{session_id}/message/{message_id}", _Message)
+    def _texts(self, session_id: str, message_id: str) -> list[_Part]:
+        """What the session holds of a message: none while it is not there, or not yet whole."""
+        held = self._get(f"{_path(session_id)}/message/{message_id}", _Message)
+        return [] if held is None else [part for part in held.parts if part.type == "text"]
 
     # ------------------------------------------------------------------------------ sessions
 
     def _list(self, since: datetime) -> list[_SessionRow]:
         parameters = {"roots": "true", "start": _milliseconds(since), "limit": _LISTED}
-        if self._lists_all_projects:
-            response = self._request("GET", "/experimental/session", params=parameters)
-            if response.is_success and _is_json(response):
-                return self._decode(response, list[_SessionRow])
-            self._lists_all_projects = False  # an OpenCode from before this listing
-        return self._get("/session", list[_SessionRow], parameters) or []
+        response = self._request("GET", "/experimental/session", params=parameters)
+        if not response.is_success or not _is_json(response):
+            # an OpenCode from before this listing; it may be a newer one that answers next
+            response = self._request("GET", "/session", params=parameters)
+        return self._decode(response, list[_SessionRow])
 
     def _look(self, session_id: str, *, fresh: bool = False) -> _Look:
         now = time.monotonic()
@@ -323,11 +335,9 @@ class OpenCodeRelay:
             known = self._looks.get(session_id)
         if not fresh and known is not None and now - known[0] < _FRESH:
             return known[1]
-        if not session_id.startswith("ses") or not is_identifier(session_id):
-            # which OpenCode would answer with an error of its own
-            raise SessionUnknown(f"{session_id} is no session of OpenCode")
-        session = self._get(f"/session/{session_id}", _SessionRow)
-        messages = self._get(f"/session/{session_id}/message", list[_Message], {"limit": 1})
+        path = _path(session_id)
+        session = self._get(path, _SessionRow)
+        messages = self._get(f"{path}/message", list[_Message], {"limit": 1})
         if session is None or messages is None:
             raise _gone(session_id)
         look = _Look(session=session, last=messages[-1].info if messages else None)
@@ -337,15 +347,11 @@ class OpenCodeRelay:
             self._looks[session_id] = (now, look)
         return look
 
-    def _forget(self, session_id: str) -> None:
-        with self._lock:
-            self._looks.pop(session_id, None)
-
     def _at_work_elsewhere(self, look: _Look) -> bool:
         last = look.last
         if last is None or last.is_over or last.own_prompt is not None:
             return False
-        if self._clock.now() - _time(last.time.created) > self._busy_limit:
+        if self._clock.now() - last.time.created > self._busy_limit:
             return False  # a turn that was killed looks like this, for ever
         return not self._at_work_here(look)
 
@@ -375,7 +381,7 @@ class OpenCodeRelay:
     def _get(self, path: str, kind: type[T], parameters: dict[str, Any] | None = None) -> T | None:
         """What lies there; None for a 404."""
         response = self._request("GET", path, params=parameters)
-        if response.status_code == httpx.codes.NOT_FOUND:
+        if response.status_code == httpx.codes.NOT_FOUND and _is_json(response):
             return None
         return self._decode(response, kind)
 
@@ -383,8 +389,8 @@ class OpenCodeRelay:
         if not response.is_success or not _is_json(response):
             raise self._strange(response)
         try:
-            return _CONVERTER.structure(response.json(), kind)
-        except (BaseValidationError, ValueError) as error:
+            return _structured(response.content, kind)
+        except (BaseValidationError, ValueError, TypeError, RecursionError) as error:
             raise self._strange(response) from error
 
     def _strange(self, response: httpx.Response) -> RelayUnreachable:
@@ -395,14 +401,14 @@ class OpenCodeRelay:
         )
 
     def _request(
-        self, method: str, path: str, *, params: dict[str, Any] | None = None, json: Any = None
+        self, method: str, path: str, *, params: dict[str, Any] | None = None, body: Any = None
     ) -> httpx.Response:
         query = f"?{urlencode(params)}" if params else ""
         request = httpx.Request(
             method,
             httpx.URL(f"{self.url}{path}{query}"),
             headers=self._headers,
-            json=json,
+            json=body,
             extensions=self._limits,
         )
         try:
@@ -411,10 +417,13 @@ class OpenCodeRelay:
             response.read()
         except httpx.TimeoutException as error:
             seconds = f"{self._timeout.total_seconds():g} s"
-            raise RelayUnreachable(f"{self.url} did not answer within {seconds}") from error
+            raise RelayUnreachable(
+                f"{self.url} did not answer within {seconds}: restart OpenCode if that goes on"
+            ) from error
         except httpx.HTTPError as error:
-            self._lists_all_projects = True  # it may be another version that answers next
-            raise RelayUnreachable(f"{self.url} cannot be reached: {error}") from error
+            raise RelayUnreachable(
+                f"{self.url} cannot be reached ({error}): is OpenCode running there?"
+            ) from error
         if response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
             raise RelayRefused(
                 f"{self.url} wants another password: set OPENCODE_SERVER_PASSWORD to the one it "
@@ -422,7 +431,9 @@ class OpenCodeRelay:
             )
         if response.is_server_error:
             status = response.status_code
-            raise RelayUnreachable(f"{self.url} answered {status}: {_explanation(response)}")
+            raise RelayUnreachable(
+                f"{self.url} answered {status} ({_explanation(response)}): OpenCode's log tells why"
+            )
         return response
 
 
@@ -447,8 +458,19 @@ def _gone(session_id: str) -> SessionUnknown:
     return SessionUnknown(f"OpenCode has no session {session_id} any more")
 
 
-def _time(milliseconds: float) -> datetime:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+def _path(session_id: str) -> str:
+    """Where a session lies, if its id can be one."""
+    if not _SESSION.fullmatch(session_id):
+        raise SessionUnknown(f"{shown(session_id)} is no session of OpenCode")
+    return f"/session/{session_id}"
+
+
+def _structured(content: bytes, kind: type[T]) -> T:
+    """Raises TypeError, ValueError, RecursionError or BaseValidationError for anything else."""
+    said = json.loads(content)
+    if not isinstance(said, get_origin(kind) or dict):  # cattrs takes {} for an empty list
+        raise TypeError(f"expected {kind}, found {type(said)}")
+    return _CONVERTER.structure(said, kind)
 
 
 def _milliseconds(when: datetime) -> int:
@@ -464,6 +486,6 @@ def _explanation(response: httpx.Response) -> str:
     """What OpenCode says is wrong, on one line."""
     try:
         said = str(response.json()["data"]["message"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         said = response.text[:200] or response.reason_phrase
     return " ".join(said.split())

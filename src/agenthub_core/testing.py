@@ -32,6 +32,7 @@ from agenthub_core.model import (
     Settlement,
     Turn,
     TurnState,
+    shown,
 )
 from agenthub_core.ports import Malformed, Reading
 
@@ -228,12 +229,12 @@ class MemoryRelay:
             if self._faults:
                 raise self._faults.popleft()
             conversation = self._find(prompt.session_id)
-            if conversation.busy:
+            if prompt.id in {held.id for held in conversation.prompts}:
+                self._resume(conversation, prompt.id)
+            elif conversation.busy:
                 raise SessionBusy(f"session {prompt.session_id} is at work in another process")
-            if prompt.id not in {held.id for held in conversation.prompts}:
+            else:
                 conversation.prompts.append(evolve(prompt, repeated=False))
-                self._run(conversation)
-            elif conversation.state is TurnState.ABANDONED:
                 self._run(conversation)
             return Receipt(prompt_id=prompt.id, session_id=prompt.session_id)
 
@@ -252,10 +253,12 @@ class MemoryRelay:
     def resume(self, session_id: str, prompt_id: str) -> None:
         with self._lock:
             self._answer()
-            conversation = self._find(session_id)
-            newest = conversation.prompts[-1].id if conversation.prompts else ""
-            if conversation.state is TurnState.ABANDONED and newest == prompt_id:
-                self._run(conversation)
+            self._resume(self._find(session_id), prompt_id)
+
+    def _resume(self, conversation: _Conversation, prompt_id: str) -> None:
+        newest = conversation.prompts[-1].id if conversation.prompts else ""
+        if conversation.state is TurnState.ABANDONED and newest == prompt_id:
+            self._run(conversation)
 
     def _run(self, conversation: _Conversation) -> None:
         conversation.turns += 1
@@ -269,5 +272,5 @@ class MemoryRelay:
     def _find(self, session_id: str) -> _Conversation:
         conversation = self._conversations.get(session_id)
         if conversation is None:
-            raise SessionUnknown(f"there is no session {session_id}")
+            raise SessionUnknown(f"there is no session {shown(session_id)}")
         return conversation
