@@ -122,7 +122,8 @@ class SessionRelay(Protocol):
 
         However often it is called with the same prompt id, the session holds the prompt once. For
         a `repeated` prompt that is held already, nothing is done if the session has moved on from
-        it; a turn that was abandoned is run again. The session keeps its own agent and model.
+        it, or is busy; a turn that was abandoned is run again. The session keeps its own agent and
+        model.
 
         Raises `SessionUnknown`; `SessionBusy` where another process is at work on the session, and
         then nothing was done; `PromptInvalid`; `PromptNotHeld`.
@@ -130,7 +131,10 @@ class SessionRelay(Protocol):
         ...
 
     def turn(self, session_id: str) -> Turn:
-        """What became of the newest prompt that the hub put into the session. Changes nothing."""
+        """What became of the newest prompt that the hub put into the session. Changes nothing.
+
+        A turn that is just starting may look abandoned for a moment.
+        """
         ...
 
     def resume(self, session_id: str, prompt_id: str) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from agenthub_adapters import spool
 from agenthub_adapters.opencode import OpenCodeRelay
+from agenthub_adapters.opencode_api import OpenCodeApi
 from agenthub_adapters.spool import FileSpool
 from agenthub_cli.main import app
 from agenthub_core import Broker, Message
@@ -44,8 +45,8 @@ BEFORE, AFTER = "before", "after"
 POINTS: dict[str, tuple[Any, str, str, Condition]] = {
     "the message is read": (FileSpool, "read", AFTER, _a_message),
     "the broker knows it": (Broker, "handle", AFTER, _of(MessageArrived)),
-    "the session was looked at": (OpenCodeRelay, "_post", BEFORE, _always),
-    "the prompt is accepted": (OpenCodeRelay, "_post", AFTER, _always),
+    "the session was looked at": (OpenCodeApi, "prompt", BEFORE, _always),
+    "the prompt is accepted": (OpenCodeApi, "prompt", AFTER, _always),
     "the receipt is here": (OpenCodeRelay, "inject", AFTER, _always),
     "the broker knows that it is held": (Broker, "handle", AFTER, _of(Injected)),
     "it is about to be settled": (FileSpool, "settle", BEFORE, _always),
