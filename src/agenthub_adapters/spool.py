@@ -26,6 +26,7 @@ import itertools
 import logging
 import os
 import stat
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -273,23 +274,26 @@ class FileSpool:
         return self._write(data, lambda temporary: os.link(temporary, path))
 
     def _replace(self, path: Path, data: bytes) -> None:
-        self._write(data, lambda temporary: temporary.replace(path))
+        self._write(data, lambda temporary: os.replace(temporary, path))  # noqa: PTH105  # as below
         _sync_directory(path.parent)
 
-    def _write(self, data: bytes, place: Callable[[Path], object]) -> bool:
+    def _write(self, data: bytes, place: Callable[[str], object]) -> bool:
         # for this user only; a name of its own, whatever crashes have left there
-        descriptor, name = tempfile.mkstemp(dir=self._tmp)
-        temporary = Path(name)
+        descriptor, temporary = tempfile.mkstemp(dir=self._tmp)
         try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
+            try:
+                left = memoryview(data)
+                while left:
+                    left = left[os.write(descriptor, left) :]
                 os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
             place(temporary)
         except FileExistsError:
             return False
         finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(temporary)  # noqa: PTH108  # a Path costs as much as the call itself
         return True
 
     def _sweep(self) -> None:
@@ -325,7 +329,7 @@ _REFUSALS = {
 }
 
 
-def _open_regular(path: Path, size: int = -1) -> tuple[bytes, os.stat_result] | None:
+def _open_regular(path: Path, size: int = sys.maxsize) -> tuple[bytes, os.stat_result] | None:
     """A file's first `size` bytes, or all; None if there is none."""
     try:
         # neither follow a link out of the spool nor wait for a pipe's other end
@@ -341,8 +345,7 @@ def _open_regular(path: Path, size: int = -1) -> tuple[bytes, os.stat_result] | 
         if not stat.S_ISREG(status.st_mode):
             kind = _KINDS.get(stat.S_IFMT(status.st_mode), "no regular file")
             raise _NotRegular(f"it is {kind}")
-        with os.fdopen(descriptor, "rb", closefd=False) as file:
-            return file.read(size), status
+        return os.read(descriptor, min(size, status.st_size)), status
     finally:
         os.close(descriptor)
 

@@ -636,14 +636,9 @@ class Power:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, cut_after: int) -> None:
         self._left = cut_after
         self.was_cut = False
-        for owner, name in (
-            (os, "link"),
-            (os, "fsync"),
-            (os, "write"),
-            (Path, "unlink"),
-            (Path, "replace"),
-        ):
-            monkeypatch.setattr(owner, name, self._metered(getattr(owner, name)))
+        # pathlib calls these, too
+        for name in ("link", "fsync", "write", "unlink", "replace"):
+            monkeypatch.setattr(os, name, self._metered(getattr(os, name)))
 
     def _metered(self, call: Callable[..., Any]) -> Callable[..., Any]:
         def metered(*arguments: Any, **options: Any) -> Any:
@@ -722,26 +717,24 @@ def test_nothing_stops_waiting_before_the_archive_is_on_the_disk(
     archive = (spool.messages / "archive").stat()
     history: list[str] = []
 
-    def note(
-        owner: object, name: str, told: Callable[[Any], str], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        call = getattr(owner, name)
+    def note(name: str, told: Callable[[Any], str]) -> None:
+        call = getattr(os, name)
 
         def noted(first: Any, *arguments: Any, **options: Any) -> Any:
             history.append(f"{name} {told(first)}")
             return call(first, *arguments, **options)
 
-        monkeypatch.setattr(owner, name, noted)
+        monkeypatch.setattr(os, name, noted)
 
     def archive_or_file(descriptor: int) -> str:
         return "archive" if os.path.samestat(os.fstat(descriptor), archive) else "file"
 
-    def parent(path: Path) -> str:
-        return path.parent.name
+    def parent(path: str | Path) -> str:
+        return Path(path).parent.name
 
-    note(os, "fsync", archive_or_file, monkeypatch)
-    note(os, "link", parent, monkeypatch)
-    note(Path, "unlink", parent, monkeypatch)
+    note("fsync", archive_or_file)
+    note("link", parent)
+    note("unlink", parent)
 
     spool.settle([settlement(key, message())])
 
