@@ -70,6 +70,6 @@ $(OPENCODE)/ready:
 		echo "Installing OpenCode $(OPENCODE_VERSION) into $(OPENCODE) …"; \
 		npm install --silent --no-save --no-package-lock --no-audit --no-fund --ignore-scripts \
 			--prefix $(OPENCODE) opencode-ai@$(OPENCODE_VERSION) && \
-		node $(OPENCODE)/node_modules/opencode-ai/postinstall.mjs >/dev/null && \
+		TMPDIR=$(CURDIR)/$(OPENCODE) node $(OPENCODE)/node_modules/opencode-ai/postinstall.mjs >/dev/null && \
 		touch $@; \
 	fi

@@ -281,8 +281,8 @@ class MessageStoreContract:
     # ------------------------------------------------------------------------------- agents
 
     def test_agents_come_back_as_they_were_saved(self, store: MessageStore) -> None:
-        bob = agent("bob", directory="/work/bob")
-        carol = agent("carol", session_id=None, slug="", directory="/work/carol")
+        bob = agent("bob", directory="/projects/bob")
+        carol = agent("carol", session_id=None, slug="", directory="/projects/carol")
 
         store.save_agent(bob)
         store.save_agent(carol)

@@ -388,7 +388,7 @@ ROW: dict[str, Any] = {
     "id": ONE,
     "slug": "calm-otter",
     "title": "One",
-    "directory": "/work/one",
+    "directory": "/projects/one",
     "time": {"created": 1000 * NOON.timestamp(), "updated": 1000 * NOON.timestamp()},
 }
 MESSAGE: dict[str, Any] = {"id": "msg_by_its_user", "role": "user", "time": ROW["time"]}

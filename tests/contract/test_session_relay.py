@@ -656,7 +656,7 @@ class _InMemory(Surroundings):
     def open(self, project: str = "api") -> Session:
         now = self._clock.advance(timedelta(milliseconds=1))
         slug = f"{project}-{len(self._opened)}"
-        opened = session(slug, directory=f"/work/{project}", created=now, updated=now)
+        opened = session(slug, directory=f"/projects/{project}", created=now, updated=now)
         self._opened[opened.id] = opened
         self.relay.open(opened)
         return opened

@@ -980,20 +980,20 @@ def test_what_others_wrote_about_an_agent_is_kept(spool: FileSpool) -> None:
     }
     path.write_text(json.dumps(theirs))
 
-    spool.save_agent(agent("bob", directory="/work/bob"))
+    spool.save_agent(agent("bob", directory="/projects/bob"))
 
     assert json.loads(path.read_text()) == theirs | {
-        "projectPath": "/work/bob",
+        "projectPath": "/projects/bob",
         "lastSeen": 1767268800000,
         "sessionId": "ses_bob",
     }
 
 
 def test_a_new_agent_has_all_that_others_expect(spool: FileSpool) -> None:
-    spool.save_agent(agent("bob", directory="/work/bob"))
+    spool.save_agent(agent("bob", directory="/projects/bob"))
     assert json.loads((spool.root / "agents" / "bob.json").read_text()) == {
         "id": "bob",
-        "projectPath": "/work/bob",
+        "projectPath": "/projects/bob",
         "role": "",
         "capabilities": [],
         "status": "active",
@@ -1009,11 +1009,11 @@ def test_sessions_are_mapped_to_agents_as_the_reference_does(spool: FileSpool) -
         '{"ses_other": {"agentId": "carol", "directory": "/c", "slug": "s", "x": 1}}'
     )
 
-    spool.save_agent(agent("bob", directory="/work/bob", slug="cosmic-panda"))
+    spool.save_agent(agent("bob", directory="/projects/bob", slug="cosmic-panda"))
 
     assert json.loads(mapping.read_text()) == {
         "ses_other": {"agentId": "carol", "directory": "/c", "slug": "s", "x": 1},
-        "ses_bob": {"agentId": "bob", "directory": "/work/bob", "slug": "cosmic-panda"},
+        "ses_bob": {"agentId": "bob", "directory": "/projects/bob", "slug": "cosmic-panda"},
     }
 
 
@@ -1084,7 +1084,7 @@ def test_an_agents_file_may_be_sloppy(
 
 def test_a_map_of_very_many_sessions_is_read(spool: FileSpool) -> None:
     many = {
-        f"ses_{n}": {"agentId": f"agent-{n}", "directory": f"/work/{n}" * 10, "slug": "slug"}
+        f"ses_{n}": {"agentId": f"agent-{n}", "directory": f"/projects/{n}" * 10, "slug": "slug"}
         for n in range(10_000)
     }
     data = json.dumps(many).encode()

@@ -72,7 +72,7 @@ def session(slug: str = "bob", **fields: Any) -> Session:
     defaults: dict[str, Any] = {
         "id": f"ses_{slug}",
         "slug": slug,
-        "directory": f"/work/{slug}",
+        "directory": f"/projects/{slug}",
         "created": NOON,
         "updated": NOON,
     }

@@ -19,7 +19,9 @@ def test_a_session_becomes_an_agent_under_its_slug_and_is_saved() -> None:
     story = Story(listed=True)
     actions = story.lists(session("bob"))
     assert topics(actions) == ["agent.registered"]
-    assert [each.agent for each in of(SaveAgent, actions)] == [agent("bob", directory="/work/bob")]
+    assert [each.agent for each in of(SaveAgent, actions)] == [
+        agent("bob", directory="/projects/bob")
+    ]
 
 
 def test_a_session_is_registered_once() -> None:

@@ -108,7 +108,7 @@ def test_an_agent_whose_session_is_gone_keeps_its_name_and_its_messages() -> Non
     actions = story.fails(UNKNOWN)
     assert topics(actions) == ["session.gone"]
     assert [each.agent for each in of(SaveAgent, actions)] == [
-        agent("bob", session_id=None, directory="/work/bob")
+        agent("bob", session_id=None, directory="/projects/bob")
     ]
     assert injected(story.wait(seconds(60))) == []
     assert story.broker.knows("m1")

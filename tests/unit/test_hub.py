@@ -197,7 +197,7 @@ def test_a_wrong_hint_does_no_harm() -> None:
 def test_agents_are_saved_in_the_store() -> None:
     world = World("bob")
     world.steps()
-    assert list(world.store.agents()) == [agent("bob", directory="/work/bob")]
+    assert list(world.store.agents()) == [agent("bob", directory="/projects/bob")]
 
 
 def test_a_broadcast_reaches_all_but_its_sender() -> None:

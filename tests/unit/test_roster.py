@@ -14,7 +14,7 @@ def test_an_agent_is_found_by_name_and_by_session() -> None:
     assert (bob.id, bob.session_id, bob.directory, bob.last_seen) == (
         "bob",
         "ses_bob",
-        "/work/bob",
+        "/projects/bob",
         NOON,
     )
     assert roster.get("carol") is roster.of_session("ses_carol") is None
