@@ -79,7 +79,7 @@ def test_a_link_to_itself_is_told_by_its_path(config: Path) -> None:
 
 def test_what_is_wrong_in_it_is_told_with_its_path(config: Path) -> None:
     config.write_text('{"opencode_port": 4096,}')
-    with pytest.raises(InvalidSettings, match=f"^{config} is not JSON: .*line 1 column 24"):
+    with pytest.raises(InvalidSettings, match=f"^{config} is not JSON: .*line 1 column 2[34]"):
         read_settings(environment={})
 
 

@@ -339,7 +339,7 @@ GARBAGE = [
         "a long number", b'{"metadata": %s.0}' % (b"9" * 500_000), "(500004 characters)", "numbers"
     ),
     *(
-        garbage(f"{name} nested {depth}", opening * depth + closing * depth, "deeper nesting", "64")
+        garbage(f"{name} nested {depth}", opening * depth + b"1" + closing * depth, "deeper", "64")
         for depth in (1000, 100_000)
         for name, opening, closing in (("lists", b"[", b"]"), ("objects", b'{"a":', b"}"))
         if depth == 1000 or name == "lists"
