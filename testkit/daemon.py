@@ -37,6 +37,7 @@ class Daemon:
         self.lines: list[dict[str, Any]] = []
         self._command = command
         self._said = threading.Condition()
+        self._ended = False
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
 
@@ -49,6 +50,7 @@ class Daemon:
     def start(self) -> None:
         """Start it, and return when it watches its directory."""
         before = len(self.lines)
+        self._ended = False
         self._process = subprocess.Popen(
             [sys.executable, *self._command, "--json-logs", "--log-level", "DEBUG"],
             env=self.env,
@@ -83,7 +85,9 @@ class Daemon:
         self.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:
+            print("the daemon said:", *self.lines, sep="\n")  # shown by pytest beside the failure
         if self._process is not None and self._process.poll() is None:
             self.kill()
 
@@ -99,6 +103,7 @@ class Daemon:
                     self.lines.append(line)
                     self._said.notify_all()
         with self._said:
+            self._ended = True
             self._said.notify_all()
 
     # --- what it says -----------------------------------------------------------------------------
@@ -126,10 +131,6 @@ class Daemon:
             log = "\n".join(str(line) for line in self.lines)
             raise AssertionError(f"the daemon did not say {topic} {count} times:\n{log}")
         return found[count - 1]
-
-    @property
-    def _ended(self) -> bool:
-        return self._process is not None and self._process.poll() is not None
 
     # --- its directory ----------------------------------------------------------------------------
 

@@ -237,8 +237,8 @@ class FileSpool:
 
     def save_agent(self, agent: Agent) -> None:
         with _writing(self._agents):
-            path = self._agents / f"{agent.id}.json"
-            self._replace(path, codec.encode_agent(agent, _object(path)))
+            # first whose session it is: an agent that a crash has parted from its session would
+            # keep its name from it
             sessions = {
                 session_id: entry
                 for session_id, entry in self._session_agents().items()
@@ -251,6 +251,8 @@ class FileSpool:
                     "slug": agent.slug,
                 }
             self._replace(self._sessions, codec.encode_object(sessions))
+            path = self._agents / f"{agent.id}.json"
+            self._replace(path, codec.encode_agent(agent, _object(path)))
 
     def _session_agents(self) -> dict[str, Any]:
         return _object(self._sessions)

@@ -781,13 +781,24 @@ def test_a_power_cut_while_saving_an_agent_leaves_the_old_or_the_new(
     cut_everywhere: CutEverywhere,
 ) -> None:
     old, new = agent("bob"), agent("bob", last_seen=NOON + HOUR, slug="panda")
-    between = agent("bob", last_seen=NOON + HOUR)  # the agent's file is new, the mapping not yet
+    between = agent("bob", slug="panda")  # the mapping is new, the agent's file not yet
 
     for spool, was_cut in cut_everywhere(
         lambda spool: spool.save_agent(old), lambda spool: spool.save_agent(new)
     ):
         assert spool.agents() in ([old], [between], [new])
         assert was_cut or spool.agents() == [new]
+
+
+def test_a_power_cut_while_a_new_agent_is_saved_never_parts_it_from_its_session(
+    cut_everywhere: CutEverywhere,
+) -> None:
+    # else its session would come back under another name, and its messages wait for nobody
+    for spool, _ in cut_everywhere(lambda _: None, lambda spool: spool.save_agent(agent("bob"))):
+        assert [(each.id, each.session_id) for each in spool.agents()] in (
+            [],
+            [("bob", agent("bob").session_id)],
+        )
 
 
 def test_what_a_crash_left_in_the_way_does_not_stop_the_next_hub(

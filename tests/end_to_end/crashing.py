@@ -45,6 +45,7 @@ BEFORE, AFTER = "before", "after"
 POINTS: dict[str, tuple[Any, str, str, Condition]] = {
     "the message is read": (FileSpool, "read", AFTER, _a_message),
     "the broker knows it": (Broker, "handle", AFTER, _of(MessageArrived)),
+    "its recipient is half saved": (FileSpool, "_replace", AFTER, _always),
     "the session was looked at": (OpenCodeApi, "prompt", BEFORE, _always),
     "the prompt is accepted": (OpenCodeApi, "prompt", AFTER, _always),
     "the receipt is here": (OpenCodeRelay, "inject", AFTER, _always),
