@@ -86,8 +86,10 @@ class Rhythm:
     """Between two readings of the whole store: what a missed hint costs at most."""
     unfinished: timedelta = timedelta(milliseconds=500)
     """The same while something half-written lies there."""
-    drain: timedelta = timedelta(seconds=3)
+    drain: timedelta = timedelta(seconds=2)
     """How long a stop waits for what is under way; a daemon has 5 s to stop, all in all."""
+    nap: timedelta = timedelta(seconds=1)
+    """Longest wait: a signal that comes in the instant before it does not end it."""
 
 
 @frozen
@@ -207,9 +209,9 @@ class Hub:
         return True
 
     def _await(self, until: datetime) -> _Item | None:
-        seconds = (until - self._clock.now()).total_seconds()
+        wait = min(until - self._clock.now(), self._rhythm.nap)
         try:
-            return self._inbox.get(timeout=max(seconds, 0))
+            return self._inbox.get(timeout=max(wait.total_seconds(), 0))
         except queue.Empty:
             return None
 

@@ -529,6 +529,19 @@ def test_a_stop_does_not_wait_for_long() -> None:
     assert world.clock.now() - stopped <= Rhythm().drain + seconds(3)
 
 
+def test_a_wait_ends_soon_though_nothing_wakes_the_hub() -> None:
+    world = World(rhythm=Rhythm(nap=timedelta(milliseconds=1)))  # its clock stands still
+    looks = iter(range(50))
+
+    def happens() -> None:
+        if next(looks, None) is None:
+            world.hub.stop()
+
+    world.clock.happens = happens
+    world.hub.run()
+    assert next(looks, None) is None
+
+
 def test_a_hub_that_was_stopped_takes_no_further_step() -> None:
     world = World("bob")
     world.hub.stop()
