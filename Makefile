@@ -58,7 +58,8 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
-# npm may not run a package's own scripts, so the one that puts the binary in place is run here.
+# npm may not run a package's own scripts, so the one that puts the binary in place is run here. It
+# tries the binary, which would make directories in the user's HOME.
 $(OPENCODE)/ready:
 	@mkdir -p $(OPENCODE)
 	@if command -v opencode >/dev/null; then \
@@ -70,6 +71,8 @@ $(OPENCODE)/ready:
 		echo "Installing OpenCode $(OPENCODE_VERSION) into $(OPENCODE) …"; \
 		npm install --silent --no-save --no-package-lock --no-audit --no-fund --ignore-scripts \
 			--prefix $(OPENCODE) opencode-ai@$(OPENCODE_VERSION) && \
-		TMPDIR=$(CURDIR)/$(OPENCODE) node $(OPENCODE)/node_modules/opencode-ai/postinstall.mjs >/dev/null && \
+		env -u XDG_CACHE_HOME -u XDG_CONFIG_HOME -u XDG_DATA_HOME -u XDG_STATE_HOME \
+			HOME=$(CURDIR)/$(OPENCODE) TMPDIR=$(CURDIR)/$(OPENCODE) \
+			node $(OPENCODE)/node_modules/opencode-ai/postinstall.mjs >/dev/null && \
 		touch $@; \
 	fi

@@ -71,9 +71,8 @@ class Door:
             protocol_version = "HTTP/1.1"
             # a connection that the hub keeps for later must not outlive a closed door
             timeout = 0.5
-            wbufsize = (
-                -1
-            )  # an answer in one packet: in two, the second may wait 40 ms for an acknowledgement
+            # an answer in one packet: of two, the second may wait 40 ms for an acknowledgement
+            wbufsize = -1
 
             def log_message(self, *_: object) -> None:
                 pass

@@ -384,7 +384,7 @@ class Broker:
         if not backoff.exhausted(channel.failures):
             return
         if isinstance(error, RelayUnreachable | RelayRefused):
-            self._agenda.set((_Due.LISTING, ""), now)  # is it this session, or all of OpenCode?
+            self._agenda.set((_Due.LISTING, ""), now)  # is it this session, or the whole relay?
         self._tell_trouble(channel, error)
 
     def _hold(self, channel: Channel, until: datetime) -> None:
