@@ -30,7 +30,8 @@ class Daemon:
     def __init__(
         self, env: Mapping[str, str], *, command: Sequence[str] = ("-m", "agenthub_cli", "daemon")
     ) -> None:
-        self.env = dict(env)
+        # most tests are about what the daemon does once it runs; it would take a second each
+        self.env = {"AGENT_HUB_PREFLIGHT": "false"} | dict(env)
         self.directory = Path(env.get("AGENT_HUB_DIR", f"{env['HOME']}/.agent-hub"))
         self.messages = self.directory / "messages"
         self.archive = self.messages / "archive"

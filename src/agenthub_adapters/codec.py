@@ -20,12 +20,14 @@ from cattrs.errors import AttributeValidationNote, ClassValidationError
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
 from agenthub_core import (
+    EVERYONE,
     Agent,
     Delivery,
     Fault,
     InvalidValue,
     Message,
     Outcome,
+    Query,
     Settlement,
 )
 from agenthub_core.model import shown
@@ -38,6 +40,9 @@ DEPTH = 64
 
 OUTCOME_KEY = "agenthub"
 """The one key of an archived message that is the hub's and not its sender's."""
+
+RATE_LIMITED_KEY = "rateLimited"
+"""Stands in an archived message that its sender should not have written (opencode-agent-hub)."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -61,6 +66,14 @@ class _Unfit(Exception):  # never leaves this module
 def to_milliseconds(when: datetime) -> int:
     """A time as the formats have it."""
     return (when - _EPOCH) // _MILLISECOND
+
+
+def time_given(milliseconds: object) -> datetime:
+    """A time that somebody has given. Raises ValueError with what was found and expected."""
+    try:
+        return _time(milliseconds, datetime)
+    except _Unfit as unfit:
+        raise ValueError(f"found {unfit.found}, expected {unfit.expected}") from unfit
 
 
 def decode_time(value: object) -> datetime:
@@ -172,7 +185,8 @@ def decode_message(data: bytes, *, stem: str, written: datetime) -> Message | Fa
     document = _parse(data)
     if isinstance(document, Fault):
         return document
-    document.pop(OUTCOME_KEY, None)  # a dead letter that somebody moved back into the spool
+    for name in (OUTCOME_KEY, RATE_LIMITED_KEY):  # a dead letter that somebody moved back
+        document.pop(name, None)
     return _message(document, stem, written)
 
 
@@ -193,6 +207,7 @@ def decode_settlement(data: bytes, *, key: str) -> Settlement | Fault:
     if isinstance(document, Fault):
         return document
     record = document.pop(OUTCOME_KEY, None)
+    document.pop(RATE_LIMITED_KEY, None)
     if not isinstance(record, dict):
         return Fault(field=OUTCOME_KEY, found=shown(record), expected="the outcome, an object")
     message = _message(document, key, _EPOCH)
@@ -214,8 +229,13 @@ def decode_settlement(data: bytes, *, key: str) -> Settlement | Fault:
         return Fault(field=OUTCOME_KEY, found=shown(record), expected=f"an outcome ({unfit})")
 
 
-def encode_settlement(settlement: Settlement) -> bytes:
-    """A settled message as it stands in the archive: all that its sender wrote, and the outcome."""
+def message_object(message: Message) -> dict[str, Any]:
+    """A message as a JSON object, as others expect it."""
+    return _message_document(message)
+
+
+def settlement_object(settlement: Settlement) -> dict[str, Any]:
+    """A settled message as a JSON object: all that its sender wrote, and the outcome."""
     record: dict[str, Any] = {
         "outcome": settlement.outcome.value,
         "at": to_milliseconds(settlement.at),
@@ -223,19 +243,82 @@ def encode_settlement(settlement: Settlement) -> bytes:
     }
     if settlement.reason:
         record["reason"] = settlement.reason
-    return _dump(_message_document(settlement.message) | {OUTCOME_KEY: record})
+    limited = settlement.outcome is Outcome.RATE_LIMITED
+    return (
+        _message_document(settlement.message)
+        | ({RATE_LIMITED_KEY: True} if limited else {})
+        | {OUTCOME_KEY: record}
+    )
+
+
+def screen(query: Query) -> Callable[[bytes], bool]:
+    """A quick look at an encoded settlement: False only where the query does not accept it.
+
+    It spares the decoding of thousands of records when few are looked for.
+    """
+    alternatives = [
+        (query.agent, EVERYONE) if query.agent is not None else (),
+        *((name,) for name in (query.sender, query.recipient, query.thread_id) if name is not None),
+        (query.type.value,) if query.type is not None else (),
+        tuple(outcome.value for outcome in query.outcomes or ()),
+    ]
+    needles = [
+        tuple(f'"{value}"'.encode(errors="replace") for value in values) for values in alternatives
+    ]
+    needles = [values for values in needles if values]
+    text = json.dumps(query.text.lower())[1:-1].encode()
+    plain = query.text.isascii() and query.text.isprintable()
+
+    def may_be_accepted(data: bytes) -> bool:
+        return (
+            all(any(value in data for value in values) for values in needles)
+            and (not query.unread or b'"read": false' in data)
+            and (text in data.lower() or not plain or not data.isascii() or rb"\u" in data)
+        )
+
+    return may_be_accepted
+
+
+def encode_settlement(settlement: Settlement) -> bytes:
+    """A settled message as it stands in the archive: all that its sender wrote, and the outcome."""
+    return _dump(settlement_object(settlement))
 
 
 def encode_agent(agent: Agent, known: Mapping[str, Any]) -> bytes:
-    """An agent's file, over what others wrote into it."""
-    defaults = {"role": "", "capabilities": [], "status": "active", "collaboratesWith": []}
+    """An agent's file: its session, over what others wrote into it."""
     own = {
         "id": agent.id,
         "sessionId": agent.session_id,
         "projectPath": agent.directory,
         "lastSeen": to_milliseconds(agent.last_seen),
     }
-    return _dump(defaults | dict(known) | own)
+    return _dump(_said_of_itself(agent) | dict(known) | own)
+
+
+def encode_registration(agent: Agent, known: Mapping[str, Any]) -> bytes:
+    """An agent's file: what it says of itself, over what others wrote into it."""
+    own = {
+        "id": agent.id,
+        "projectPath": agent.directory,
+        "lastSeen": to_milliseconds(agent.last_seen),
+    }
+    return _dump(dict(known) | own | _said_of_itself(agent))
+
+
+def _said_of_itself(agent: Agent) -> dict[str, Any]:
+    return {
+        "role": agent.role,
+        "capabilities": list(agent.capabilities),
+        "status": "active",
+        "collaboratesWith": list(agent.collaborates_with),
+    }
+
+
+def decode_words(value: object) -> tuple[str, ...]:
+    """The strings of a list in a file that others write too; none where it is no list."""
+    if not isinstance(value, list):
+        return ()
+    return tuple(word for word in value if isinstance(word, str))
 
 
 def decode_object(data: bytes) -> dict[str, Any] | Fault:
@@ -265,7 +348,7 @@ def _message(document: dict[str, Any], stem: str, written: datetime) -> Message 
 
 def _message_document(message: Message) -> dict[str, Any]:
     known: dict[str, Any] = _CONVERTER.unstructure(message)
-    return known | dict(message.extra)
+    return known | {key: value for key, value in message.extra.items() if key not in known}
 
 
 def _fault(error: ClassValidationError) -> Fault:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, write_to_textfile
 
-from agenthub_core import Action, Event, Outcome, Prompt, Settlement, StoreUnwritable
+from agenthub_core import Action, Event, Prompt, Settlement, StoreUnwritable
 from agenthub_core.protocol import (
     Inject,
     Injected,
@@ -85,7 +85,7 @@ class Metrics:
                 pass
 
     def _count_end(self, settlement: Settlement) -> None:
-        if settlement.outcome not in (Outcome.DELIVERED, Outcome.READ):
+        if settlement.outcome.is_dead_letter:
             self._failed.inc()
         for delivery in settlement.deliveries:
             if delivery.attempts and delivery.held_at is None:

@@ -90,6 +90,20 @@ class OpenCodeServer:
         self._server = self._find(given_up) or self._start(given_up)
         return self._server
 
+    def look(self) -> Server | None:
+        """Who answers on the port; None where it is free. Starts and changes nothing.
+
+        Raises `ServerError` where the port is held by something else, or the password is wrong.
+        """
+        try:
+            return self._ask(self._recorded())
+        except httpx.ConnectError:
+            return None
+        except httpx.TimeoutException as error:
+            raise self._held_by_something_else("does not answer") from error
+        except httpx.HTTPError as error:
+            raise self._held_by_something_else(f"answers with no HTTP ({error})") from error
+
     def stop(self) -> None:
         """End the server if it is the hub's own."""
         server, self._server = self._server, None

@@ -28,10 +28,13 @@ import os
 import stat
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+from attrs import evolve
 
 from agenthub_adapters import codec
 from agenthub_core import (
@@ -40,6 +43,7 @@ from agenthub_core import (
     Fault,
     Malformed,
     Message,
+    Query,
     Reading,
     Settlement,
     StoreClaimed,
@@ -57,6 +61,10 @@ kilobytes take milliseconds, so 2 s is patient, and a person who looks for a fau
 _STALE = timedelta(hours=1)
 """After this a file in `tmp/` was left behind by a crash; no writer takes that long."""
 
+_LOCK_PAUSES = (0.01,) * 20  # seconds; looking at the lock takes microseconds
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 _NAME_LENGTH = 240  # bytes of a file's name: below the usual limit of 255, with room for .reason
 
 _log = logging.getLogger(__name__)
@@ -69,7 +77,7 @@ class FileSpool:
         self.root = root
         self.messages = root / "messages"
         self._clock = clock
-        self._archive = self.messages / "archive"
+        self.archive = self.messages / "archive"
         self._malformed = self.messages / "malformed"
         self._agents = root / "agents"
         self._tmp = root / "tmp"
@@ -78,7 +86,7 @@ class FileSpool:
     def prepare(self) -> None:
         """Make the directories that are not there, for this user only."""
         with _writing(self.root):
-            below = (self.messages, self._archive, self._malformed, self._agents, self._tmp)
+            below = (self.messages, self.archive, self._malformed, self._agents, self._tmp)
             for directory in (self.root, *below):
                 directory.mkdir(parents=True, exist_ok=True, mode=0o700)
                 directory.chmod(0o700)  # an older hub may have let others in
@@ -94,7 +102,7 @@ class FileSpool:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _lock_patiently(descriptor)
             except BlockingIOError as error:
                 owner = os.read(descriptor, 20).decode("ascii", "replace").strip()
                 raise StoreClaimed(
@@ -137,18 +145,58 @@ class FileSpool:
     def settled(self, message_id: str) -> Sequence[Settlement]:
         if not is_identifier(message_id):
             return ()
-        with _reading(self._archive):
-            paths = [self._archive / f"{message_id}.json"]
-            paths += self._archive.glob(f"{message_id}-*.json")
+        with _reading(self.archive):
+            paths = [self.archive / f"{message_id}.json"]
+            paths += self.archive.glob(f"{message_id}-*.json")
             found = [record for path in paths if (record := self._record(path)) is not None]
         found = [record for record in found if record.message.id == message_id]
         return sorted(found, key=lambda record: record.at)
 
-    def _record(self, path: Path) -> Settlement | None:
+    def history(self, *queries: Query) -> Iterator[Settlement]:
+        screens = [(query, codec.screen(query)) for query in queries]
+        for _, name in self._dated():
+            with _reading(self.archive):
+                data = _content(f"{self.archive}/{name}")
+            if data is None:
+                continue
+            likely = [query for query, may_be_accepted in screens if may_be_accepted(data)]
+            record = codec.decode_settlement(data, key=name) if likely else None
+            if isinstance(record, Settlement) and any(
+                query.accepts(record.message, record.outcome) for query in likely
+            ):
+                yield record
+
+    def _dated(self) -> list[tuple[int, str]]:
+        """The names of the records with their times, the latest first."""
+        dated = []
+        with _reading(self.archive), os.scandir(self.archive) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # removed since it was listed
+                    if is_message_name(entry.name):
+                        dated.append((entry.stat(follow_symlinks=False).st_mtime_ns, entry.name))
+        dated.sort(reverse=True)
+        return dated
+
+    def claimed(self) -> bool:
+        path = self.root / "daemon.lock"
         try:
-            decoded = codec.decode_settlement(path.read_bytes(), key=path.name)
-        except FileNotFoundError:
-            return None
+            with _reading(path):
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except StoreUnreadable as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return False
+            raise
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    def _record(self, path: Path) -> Settlement | None:
+        data = _content(path)
+        decoded = None if data is None else codec.decode_settlement(data, key=path.name)
         return decoded if isinstance(decoded, Settlement) else None
 
     # ------------------------------------------------------------------------------- writing
@@ -167,10 +215,10 @@ class FileSpool:
         raise StoreUnwritable(f"{self.messages / names[-1]} is in the way of a message: move it")
 
     def settle(self, settlements: Sequence[Settlement]) -> None:
-        with _writing(self._archive):
+        with _writing(self.archive):
             for settlement in settlements:
                 self._archive_one(settlement)
-            _sync_directory(self._archive)
+            _sync_directory(self.archive)
             for settlement in settlements:
                 if self.read(settlement.key) == settlement.message:
                     (self.messages / settlement.key).unlink(missing_ok=True)
@@ -178,25 +226,41 @@ class FileSpool:
     def _archive_one(self, settlement: Settlement) -> None:
         data = codec.encode_settlement(settlement)
         for path in self._archive_places(settlement.message):
-            if self._publish(path, data):
+            if self._publish(path, data, at=_nanoseconds(settlement.at)):
                 return
             known = self._record(path)
             if known is not None and known.message.digest == settlement.message.digest:
-                return  # settled before
+                if settlement.message.read and not known.message.read:
+                    self._mark_record(path, known)  # it was read while it was being settled
+                return
 
     def _archive_places(self, message: Message) -> Iterator[Path]:
         """The message's place, and others should its id have been used before."""
-        yield self._archive / f"{message.id}.json"
+        yield self.archive / f"{message.id}.json"
         name = f"{message.id}-{message.digest[:12]}"
-        yield self._archive / f"{name}.json"
+        yield self.archive / f"{name}.json"
         for number in itertools.count(2):
-            yield self._archive / f"{name}.{number}.json"
+            yield self.archive / f"{name}.{number}.json"
+
+    def mark_read(self, key: str, message: Message) -> None:
+        with _writing(self.messages):
+            waiting = self.read(key)
+            if isinstance(waiting, Message) and waiting.digest == message.digest:
+                self._replace(self.messages / key, codec.encode_message(evolve(waiting, read=True)))
+                return
+            for record in self.settled(message.id):
+                if record.message.digest == message.digest:
+                    self._mark_record(self.archive / record.key, record)
+
+    def _mark_record(self, path: Path, record: Settlement) -> None:
+        read = evolve(record, message=evolve(record.message, read=True))
+        self._replace(path, codec.encode_settlement(read), at=path.stat().st_mtime_ns)
 
     def quarantine(self, key: str, fault: Fault) -> None:
         source = self.messages / key
-        if not isinstance(self.read(key), Malformed):
-            return
         with _writing(self._malformed):
+            if not isinstance(self.read(key), Malformed):
+                return
             for target in self._quarantine_places(key):
                 try:
                     os.link(source, target, follow_symlinks=False)
@@ -236,7 +300,7 @@ class FileSpool:
             ]
 
     def save_agent(self, agent: Agent) -> None:
-        with _writing(self._agents):
+        with self._changing_agents():
             # first whose session it is: an agent that a crash has parted from its session would
             # keep its name from it
             sessions = {
@@ -254,6 +318,22 @@ class FileSpool:
             path = self._agents / f"{agent.id}.json"
             self._replace(path, codec.encode_agent(agent, _object(path)))
 
+    def register_agent(self, agent: Agent) -> None:
+        with self._changing_agents():
+            path = self._agents / f"{agent.id}.json"
+            self._replace(path, codec.encode_registration(agent, _object(path)))
+
+    @contextlib.contextmanager
+    def _changing_agents(self) -> Iterator[None]:
+        """Alone, for what is written depends on what was read: others write here too."""
+        with _writing(self._agents):
+            descriptor = os.open(self._agents, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+                yield
+            finally:
+                os.close(descriptor)
+
     def _session_agents(self) -> dict[str, Any]:
         return _object(self._sessions)
 
@@ -267,19 +347,24 @@ class FileSpool:
             directory=str(entry.get("directory") or known.get("projectPath") or ""),
             slug=str(entry.get("slug") or ""),
             last_seen=codec.decode_time(known.get("lastSeen")),
+            role=str(known.get("role") or ""),
+            capabilities=codec.decode_words(known.get("capabilities")),
+            collaborates_with=codec.decode_words(known.get("collaboratesWith")),
         )
 
     # ---------------------------------------------------------------------------------- files
 
-    def _publish(self, path: Path, data: bytes) -> bool:
+    def _publish(self, path: Path, data: bytes, *, at: int | None = None) -> bool:
         """Let a file appear as a whole, if there is none of that name; whether it did."""
-        return self._write(data, lambda temporary: os.link(temporary, path))
+        return self._write(data, lambda temporary: os.link(temporary, path), at)
 
-    def _replace(self, path: Path, data: bytes) -> None:
-        self._write(data, lambda temporary: os.replace(temporary, path))  # noqa: PTH105  # as below
+    def _replace(self, path: Path, data: bytes, *, at: int | None = None) -> None:
+        place = lambda temporary: os.replace(temporary, path)  # noqa: E731, PTH105  # as below
+        self._write(data, place, at)
         _sync_directory(path.parent)
 
-    def _write(self, data: bytes, place: Callable[[str], object]) -> bool:
+    def _write(self, data: bytes, place: Callable[[str], object], at: int | None) -> bool:
+        """`at`, in nanoseconds, becomes the file's time, by which the archive is ordered."""
         # for this user only; a name of its own, whatever crashes have left there
         descriptor, temporary = tempfile.mkstemp(dir=self._tmp)
         try:
@@ -287,6 +372,8 @@ class FileSpool:
                 left = memoryview(data)
                 while left:
                     left = left[os.write(descriptor, left) :]
+                if at is not None:
+                    os.utime(descriptor, ns=(at, at))
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
@@ -323,6 +410,11 @@ _KINDS = {
     stat.S_IFCHR: "a device",
 }
 
+# neither follow a link out of the spool nor wait for a pipe's other end
+_READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+_CHUNK = 16384  # bytes: one reading for nearly every message
+
 _REFUSALS = {
     errno.ELOOP: "it is a symbolic link",
     errno.EACCES: "this user may not read it",
@@ -334,8 +426,7 @@ _REFUSALS = {
 def _open_regular(path: Path, size: int = sys.maxsize) -> tuple[bytes, os.stat_result] | None:
     """A file's first `size` bytes, or all; None if there is none."""
     try:
-        # neither follow a link out of the spool nor wait for a pipe's other end
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = os.open(path, _READING)
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -350,6 +441,42 @@ def _open_regular(path: Path, size: int = sys.maxsize) -> tuple[bytes, os.stat_r
         return os.read(descriptor, min(size, status.st_size)), status
     finally:
         os.close(descriptor)
+
+
+def _content(path: str | Path) -> bytes | None:
+    """All that is in a file of the hub's own; None where there is none to read.
+
+    As few calls as may be: whoever looks something up reads ten thousand of them.
+    """
+    try:
+        descriptor = os.open(path, _READING)
+    except OSError as error:
+        if error.errno == errno.ENOENT or error.errno in _REFUSALS:
+            return None
+        raise
+    try:
+        data = os.read(descriptor, _CHUNK)
+        while len(data) % _CHUNK == 0 and (more := os.read(descriptor, _CHUNK)):
+            data += more
+    except IsADirectoryError:
+        return None
+    finally:
+        os.close(descriptor)
+    return data
+
+
+def _lock_patiently(descriptor: int) -> None:
+    """Take the lock. Who only looks whether it is held, holds it for an instant itself."""
+    for pause in _LOCK_PAUSES:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(pause)
+    return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _nanoseconds(when: datetime) -> int:
+    return (when - _EPOCH) // timedelta(microseconds=1) * 1000
 
 
 def _file_time(status: os.stat_result) -> datetime:
@@ -397,6 +524,8 @@ def _reading(path: Path) -> Iterator[None]:
 def _writing(path: Path) -> Iterator[None]:
     try:
         yield
+    except StoreUnreadable as error:  # what is written depends on it
+        raise StoreUnwritable(str(error)) from error
     except OSError as error:
         where = error.filename or path
         raise StoreUnwritable(f"{where} cannot be written: {error.strerror}") from error

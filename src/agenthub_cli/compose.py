@@ -1,21 +1,39 @@
-"""The composition root: the one place that names every adapter."""
+"""The composition root: the one place that names every adapter.
+
+Each function loads the adapters that it wires, and no other: `agenthub status` must not wait for an
+HTTP library, nor every MCP client's server hold one in memory.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import secrets
 import signal
+import string
+import threading
+from collections.abc import Callable, Collection, Iterator
+from datetime import datetime
+from pathlib import Path
 from types import FrameType
 
 from agenthub_adapters.clock import SystemClock
-from agenthub_adapters.metrics import Metrics
-from agenthub_adapters.opencode import OpenCodeRelay
-from agenthub_adapters.opencode_server import OpenCodeServer
 from agenthub_adapters.spool import FileSpool
-from agenthub_adapters.watcher import Watcher
-from agenthub_adapters.workers import Workers
 from agenthub_cli import log
 from agenthub_cli.settings import Settings
-from agenthub_core import Broker, Hub, ServerError, StoreUnwritable
+from agenthub_core import (
+    Broker,
+    Clock,
+    Gateway,
+    Hub,
+    Misconfigured,
+    Outcome,
+    Policy,
+    Query,
+    ServerError,
+    StoreUnwritable,
+)
+from agenthub_core.model import COORDINATOR
 
 _log = logging.getLogger("agenthub")
 
@@ -40,11 +58,86 @@ class Stop:
         return self._asked
 
 
+def gateway(settings: Settings, *, acting_as: Collection[str] = ()) -> Gateway:
+    """The way in for agents and people, on the spool."""
+    clock = SystemClock()
+    spool = FileSpool(settings.directory, clock=clock)
+    spool.prepare()
+    return Gateway(
+        spool,
+        clock=clock,
+        new_id=_new_message_id,
+        acting_as=acting_as,
+        policy=settings.policy(),
+    )
+
+
+@contextlib.contextmanager
+def changes(settings: Settings) -> Iterator[Callable[[float], None]]:
+    """What waits, until something changes in the spool, at most so many seconds."""
+    from agenthub_adapters.watcher import Watcher
+
+    changed = threading.Event()
+
+    def change(seconds: float) -> None:
+        changed.wait(seconds)
+        changed.clear()
+
+    spool = FileSpool(settings.directory, clock=SystemClock())
+    with (
+        Watcher(spool.messages, lambda _: changed.set()),
+        Watcher(spool.archive, lambda _: changed.set()),
+    ):
+        yield change
+
+
+def run_mcp(settings: Settings, version: str) -> None:
+    """Serve the agents' tools until the client is done. Raises `AgentHubError`."""
+    from agenthub_adapters.mcp_server import AgentTools
+
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a read that has begun hears of nothing else
+    # a tool call does not say which session it comes from; the coordinator's is the only one there
+    coordinator = settings.directory / "coordinator"
+    acting_as = {COORDINATOR} if Path.cwd() == coordinator.resolve() else ()
+    AgentTools(gateway(settings, acting_as=acting_as), clock=SystemClock(), version=version).serve()
+
+
+def _written(spool: FileSpool, policy: Policy, clock: Clock) -> Iterator[tuple[str, datetime]]:
+    """Who wrote when before this run: a restart forgives nobody."""
+    if policy.rate_limit is not None:
+        for record in spool.history(Query(since=clock.now() - policy.rate_limit.horizon)):
+            if record.outcome is not Outcome.RATE_LIMITED:
+                yield record.message.sender, record.message.timestamp
+
+
+def _new_message_id() -> str:
+    """24 characters of a-z and 0-9, as agent-hub-mcp has it."""
+    return "".join(secrets.choice(_ID_ALPHABET) for _ in range(24))
+
+
+_ID_ALPHABET = string.ascii_lowercase + string.digits
+
+
 def run_daemon(settings: Settings) -> None:
     """Deliver messages until SIGTERM or SIGINT. Raises `AgentHubError` where it cannot begin."""
+    from agenthub_adapters.metrics import Metrics
+    from agenthub_adapters.opencode import OpenCodeRelay
+    from agenthub_adapters.opencode_server import OpenCodeServer
+    from agenthub_adapters.watcher import Watcher
+    from agenthub_adapters.workers import Workers
+    from agenthub_cli.setup import preflight
+
     stop = Stop()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
+    try:
+        if settings.preflight:
+            preflight(settings)
+    except Misconfigured:
+        if not stop.asked():  # Ctrl-C ends OpenCode's answer, too
+            raise
+    if stop.asked():
+        return
 
     clock = SystemClock()
     spool = FileSpool(settings.directory, clock=clock)
@@ -52,7 +145,7 @@ def run_daemon(settings: Settings) -> None:
     server = OpenCodeServer(
         settings.opencode_port, root=settings.directory, password=settings.opencode_password or None
     )
-    metrics = Metrics()
+    metrics, policy = Metrics(), settings.policy()
     with spool.claim():
         try:
             try:
@@ -69,7 +162,12 @@ def run_daemon(settings: Settings) -> None:
                 timeout=settings.injection_timeout,
             )
             stop.hub = hub = Hub(
-                broker=Broker(settings.policy(), agents=spool.agents(), spool=str(spool.messages)),
+                broker=Broker(
+                    policy,
+                    agents=spool.agents(),
+                    written=_written(spool, policy, clock),
+                    spool=str(spool.messages),
+                ),
                 store=spool,
                 relay=relay,
                 clock=clock,

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from agenthub_cli import log
+from agenthub_cli import log, messages
+from agenthub_cli.reporting import FAILED, reporting
 from agenthub_cli.settings import read_settings
-from agenthub_core import AgentHubError, InvalidSettings
-
-FAILED = 1
-UNUSABLE = 2  # the usual status for a command that was called wrongly
 
 app = typer.Typer(
     name="agenthub",
@@ -25,9 +22,15 @@ app = typer.Typer(
 )
 
 
+def version() -> str:
+    import importlib.metadata  # noqa: PLC0415  # 20 ms that no other command needs
+
+    return importlib.metadata.version("agenthub")
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"agenthub {importlib.metadata.version('agenthub')}")
+        typer.echo(f"agenthub {version()}")
         raise typer.Exit
 
 
@@ -72,6 +75,13 @@ def daemon(
         str | None,
         typer.Option(help="DEBUG, INFO, WARNING or ERROR [INFO].", show_default=False),
     ] = None,
+    preflight: Annotated[
+        bool | None,
+        typer.Option(
+            help="Begin only if OpenCode gives agents the hub's tools [AGENT_HUB_PREFLIGHT, on].",
+            show_default=False,
+        ),
+    ] = None,
     json_logs: Annotated[bool, typer.Option("--json-logs", help="Log for machines.")] = False,
 ) -> None:
     """Deliver messages between agents until it is stopped.
@@ -79,16 +89,99 @@ def daemon(
     Watches ~/.agent-hub/messages, finds each recipient's OpenCode session and puts the message
     there, which wakes the agent. Uses the OpenCode server on port 4096, or starts one.
     """
-    try:
+    with reporting():
         settings = read_settings(
             directory=directory,
             opencode_port=opencode_port,
+            preflight=preflight,
             log_level=log_level,
         )
         log.configure(settings.level, machines=json_logs)
         from agenthub_cli.compose import run_daemon  # noqa: PLC0415  # --help needs none of it
 
         run_daemon(settings)
-    except AgentHubError as error:
-        typer.echo(f"agenthub: {log.one_line(str(error))}", err=True)
-        sys.exit(UNUSABLE if isinstance(error, InvalidSettings) else FAILED)
+
+
+_MCP_EPILOG = """
+An MCP client starts it by itself. OpenCode: agenthub setup
+
+Claude Code:
+
+  claude mcp add agent-hub -- agenthub mcp
+"""
+
+
+@app.command(epilog=_MCP_EPILOG)
+def mcp() -> None:
+    """Serve the agents' tools to an MCP client, on standard input and output.
+
+    Agents register, write, read their messages and look around with them.
+    """
+    with reporting():
+        settings = read_settings()
+        log.configure(settings.level, machines=False)
+        if sys.stdin.isatty():
+            typer.echo("agenthub mcp waits for an MCP client to speak; Ctrl-C ends it", err=True)
+        from agenthub_cli.compose import run_mcp  # noqa: PLC0415  # --help needs none of it
+
+        run_mcp(settings, version())
+
+
+_SETUP_EXAMPLES = """
+Examples:
+
+  agenthub setup             show the change, ask, make it, and check it
+
+  agenthub setup --print     only show it
+
+  agenthub setup --remove    take it back
+"""
+
+
+@app.command(epilog=_SETUP_EXAMPLES)
+def setup(
+    remove: Annotated[bool, typer.Option("--remove", help="Take the hub out again.")] = False,
+    only_print: Annotated[
+        bool, typer.Option("--print", help="Show the change and make none.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            help="The configuration file to change, such as a project's opencode.json.",
+            dir_okay=False,
+        ),
+    ] = None,
+) -> None:
+    """Give the agents in OpenCode their tools.
+
+    Adds the hub's MCP server, and the permission to use it, to OpenCode's configuration. Comments
+    and formatting stay as they are, and a copy of the file is kept.
+    """
+    with reporting():
+        from agenthub_cli.setup import Wish, set_up  # noqa: PLC0415  # --help needs none of it
+
+        wish = Wish(remove=remove, only_print=only_print, yes=yes, file=file)
+        set_up(wish, read_settings())
+
+
+_DOCTOR_EXAMPLES = """
+Examples:
+
+  agenthub doctor           look at everything
+
+  agenthub doctor --json    the same for scripts; exit status 1 if something is wrong
+"""
+
+
+@app.command(epilog=_DOCTOR_EXAMPLES)
+def doctor(json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False) -> None:
+    """Find out what is wrong, and what to do about it."""
+    with reporting():
+        from agenthub_cli.doctor import examine  # noqa: PLC0415  # --help needs none of it
+
+        if not examine(read_settings(), machines=json):
+            sys.exit(FAILED)
+
+
+app.add_typer(messages.app)

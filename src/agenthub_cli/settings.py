@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import attrs
 from attrs import field, frozen
 
-from agenthub_core import Backoff, InvalidSettings, Policy
+from agenthub_core import Backoff, InvalidSettings, Policy, RateLimit
 from agenthub_core.model import shown
 
 CONFIG_FILE = Path("~/.config/agent-hub-daemon/config.json")
@@ -25,6 +25,8 @@ CONFIG_FILE = Path("~/.config/agent-hub-daemon/config.json")
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 _PORTS = range(1, 65536)
+
+_ON, _OFF = ("true", "1", "yes", "on"), ("false", "0", "no", "off")
 
 _RESOLUTION = timedelta.resolution.total_seconds()
 _CENTURY = timedelta(days=36525).total_seconds()  # a time that is added to now must remain a time
@@ -56,6 +58,10 @@ def _seconds(value: object) -> timedelta:
     return timedelta(seconds=number)
 
 
+def _seconds_or_none(value: object) -> timedelta:
+    return timedelta(0) if _number(value) == 0 else _seconds(value)
+
+
 def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError("a number")  # noqa: TRY004  # one kind of fault, told with the others
@@ -70,6 +76,15 @@ def _level(value: object) -> str:
     if level not in LOG_LEVELS:
         raise ValueError("one of " + ", ".join(LOG_LEVELS))
     return level
+
+
+def _switch(value: object) -> bool:
+    if isinstance(value, bool):
+        return value
+    for word in _ON, _OFF:
+        if str(value).lower() in word:
+            return word is _ON
+    raise ValueError("true or false")
 
 
 def _text(value: object) -> str:
@@ -124,6 +139,13 @@ class Settings:
         None,
         "Password of the OpenCode server; empty where it wants none",
     )
+    preflight: bool = _setting(
+        "true",
+        _switch,
+        "AGENT_HUB_PREFLIGHT",
+        "preflight",
+        "Begin only if OpenCode gives agents the hub's tools",
+    )
     log_level: str = _setting(
         "INFO", _level, "AGENT_HUB_DAEMON_LOG_LEVEL", "log_level", "Least important log line"
     )
@@ -170,6 +192,35 @@ class Settings:
         "Seconds that OpenCode may take to answer",
     )
 
+    rate_limit: bool = _setting(
+        "false",
+        _switch,
+        "AGENT_HUB_RATE_LIMIT",
+        "rate_limit.enabled",
+        "Limit how often an agent may write",
+    )
+    rate_limit_max: int = _setting(
+        10,
+        _count(1),
+        "AGENT_HUB_RATE_LIMIT_MAX",
+        "rate_limit.max_messages",
+        "Messages that it may write within the window",
+    )
+    rate_limit_window: timedelta = _setting(
+        300,
+        _seconds,
+        "AGENT_HUB_RATE_LIMIT_WINDOW",
+        "rate_limit.window_seconds",
+        "Seconds of that window",
+    )
+    rate_limit_cooldown: timedelta = _setting(
+        0,
+        _seconds_or_none,
+        "AGENT_HUB_RATE_LIMIT_COOLDOWN",
+        "rate_limit.cooldown_seconds",
+        "Seconds between two of its messages",
+    )
+
     def policy(self) -> Policy:
         """The part of it that the broker obeys."""
         return Policy(
@@ -178,6 +229,13 @@ class Settings:
             session_poll=self.session_poll,
             workers=self.injection_workers,
             backoff=Backoff(quick=self.injection_retries),
+            rate_limit=RateLimit(
+                maximum=self.rate_limit_max,
+                window=self.rate_limit_window,
+                cooldown=self.rate_limit_cooldown,
+            )
+            if self.rate_limit
+            else None,
         )
 
     @property

@@ -9,11 +9,13 @@ from agenthub_core.errors import (
     AgentHubError,
     InvalidSettings,
     InvalidValue,
+    Misconfigured,
     PromptInvalid,
     PromptNotHeld,
     RelayError,
     RelayRefused,
     RelayUnreachable,
+    RequestRefused,
     ServerError,
     SessionBusy,
     SessionUnknown,
@@ -23,9 +25,11 @@ from agenthub_core.errors import (
     StoreUnwritable,
     TurnFailed,
 )
+from agenthub_core.gateway import Entry, Gateway, Presence, Present, Sent, Status
 from agenthub_core.hub import Executor, Hub, Inline, Observer, Rhythm
 from agenthub_core.model import (
     EVERYONE,
+    HUMAN,
     Agent,
     Delivery,
     Fault,
@@ -40,7 +44,7 @@ from agenthub_core.model import (
     Turn,
     TurnState,
 )
-from agenthub_core.policies import Backoff, Policy
+from agenthub_core.policies import Backoff, Policy, RateLimit
 from agenthub_core.ports import (
     Clock,
     Malformed,
@@ -51,9 +55,12 @@ from agenthub_core.ports import (
     Unreadable,
 )
 from agenthub_core.protocol import Action, Event, Notify, Severity
+from agenthub_core.query import Query
+from agenthub_core.threads import Thread, ThreadStatus
 
 __all__ = [
     "EVERYONE",
+    "HUMAN",
     "Action",
     "Agent",
     "AgentHubError",
@@ -61,9 +68,11 @@ __all__ = [
     "Broker",
     "Clock",
     "Delivery",
+    "Entry",
     "Event",
     "Executor",
     "Fault",
+    "Gateway",
     "Hub",
     "Inline",
     "InvalidSettings",
@@ -72,20 +81,27 @@ __all__ = [
     "Message",
     "MessageStore",
     "MessageType",
+    "Misconfigured",
     "Notify",
     "Observer",
     "Outcome",
     "Policy",
+    "Presence",
+    "Present",
     "Priority",
     "Prompt",
     "PromptInvalid",
     "PromptNotHeld",
+    "Query",
+    "RateLimit",
     "Reading",
     "Receipt",
     "RelayError",
     "RelayRefused",
     "RelayUnreachable",
+    "RequestRefused",
     "Rhythm",
+    "Sent",
     "ServerError",
     "Session",
     "SessionBusy",
@@ -93,10 +109,13 @@ __all__ = [
     "SessionUnknown",
     "Settlement",
     "Severity",
+    "Status",
     "StoreClaimed",
     "StoreError",
     "StoreUnreadable",
     "StoreUnwritable",
+    "Thread",
+    "ThreadStatus",
     "Turn",
     "TurnFailed",
     "TurnState",

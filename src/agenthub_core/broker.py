@@ -29,7 +29,7 @@ from agenthub_core.errors import (
     StoreUnwritable,
 )
 from agenthub_core.lifecycle import Course, Pending, Stage, Step
-from agenthub_core.model import Agent, Outcome, Session, Settlement
+from agenthub_core.model import HUMAN, Agent, Outcome, Session, Settlement
 from agenthub_core.policies import Policy
 from agenthub_core.protocol import (
     Action,
@@ -60,6 +60,7 @@ from agenthub_core.protocol import (
 )
 from agenthub_core.roster import Roster
 from agenthub_core.routing import recipients
+from agenthub_core.senders import Senders
 from agenthub_core.turns import Next, Turns
 
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
@@ -76,7 +77,8 @@ class _Due(enum.Enum):
 class Broker:
     """Brings every message to its recipients, once, and settles it.
 
-    `agents` are those of earlier runs; `spool` names, to the agents, the place where they may
+    `agents` are those of earlier runs, `written` who wrote when before this one, as far as the rate
+    limit looks back; `spool` names, to the agents, the place where they may
     write messages themselves.
     """
 
@@ -85,11 +87,13 @@ class Broker:
         policy: Policy | None = None,
         *,
         agents: Iterable[Agent] = (),
+        written: Iterable[tuple[str, datetime]] = (),
         spool: str = "~/.agent-hub/messages",
     ) -> None:
         self._policy = policy or Policy()
         self._spool = spool
         self._roster = Roster(agents)
+        self._senders = Senders(self._policy.rate_limit, written)
         self._turns = Turns(self._policy.backoff.quick)
         self._channels = Channels()
         self._pending: dict[str, Pending] = {}
@@ -174,6 +178,17 @@ class Broker:
         self._actions.append(notices.message_arrived(message))
         if message.read:
             self._settle(pending, Outcome.READ, now)
+            return
+        wait = self._senders.admit(
+            message.sender, min(message.timestamp, now) if event.recovered else now
+        )
+        if wait:
+            self._settle(pending, Outcome.RATE_LIMITED, now, notices.rate_limited(message, wait))
+            return
+        if message.recipient == HUMAN:
+            pending.courses[HUMAN] = Course(HUMAN, Stage.HELD, held_at=now)
+            self._actions.append(notices.message_for_human(message))
+            self._settle(pending, Outcome.DELIVERED, now)
             return
         self._agenda.set((_Due.EXPIRY, event.key), pending.deadline)
         self._route(pending, now)
@@ -268,7 +283,7 @@ class Broker:
             reason=reason,
         )
         self._actions.append(Settle(settlement=pending.settlement))
-        if outcome in (Outcome.EXPIRED, Outcome.REJECTED):
+        if outcome.is_dead_letter:
             self._actions.append(notices.message_dead(pending.message, outcome, reason))
 
     def _settled(self, event: Settled, now: datetime) -> None:

@@ -3,6 +3,8 @@
     AgentHubError
     ├── InvalidValue            a value breaks a rule of the model
     ├── InvalidSettings         the configuration cannot be used
+    ├── RequestRefused          an agent or a person asked for what the hub does not do
+    ├── Misconfigured           the agents' program is not set up so that they can use the hub
     ├── StoreError              the store did not do what it was asked
     │   ├── StoreClaimed        another process owns the store
     │   ├── StoreUnreadable     it cannot be read: no rights, not there
@@ -25,7 +27,9 @@ from __future__ import annotations
 
 
 class AgentHubError(Exception):
-    """The root of the tree."""
+    """The root of the tree. `details` are lines that belong below the text, such as what to add."""
+
+    details: tuple[str, ...] = ()
 
 
 class InvalidValue(AgentHubError):
@@ -46,6 +50,18 @@ class InvalidValue(AgentHubError):
 
 class InvalidSettings(AgentHubError):
     """The configuration cannot be used; the text names each fault and its source."""
+
+
+class RequestRefused(AgentHubError):
+    """An agent or a person asked for what the hub does not do; the text says how to ask instead."""
+
+
+class Misconfigured(AgentHubError):
+    """The agents' program is not installed, or not set up so that they can use the hub."""
+
+    def __init__(self, text: str, *details: str) -> None:
+        super().__init__(text)
+        self.details = details
 
 
 class StoreError(AgentHubError):

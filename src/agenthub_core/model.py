@@ -22,10 +22,18 @@ from agenthub_core.errors import InvalidValue, TurnFailed
 IDENTIFIER_LENGTH = 100
 """Longest identifier, in characters (agent-hub-mcp 0.3.0)."""
 
+CONTENT_LENGTH = 10_000
+"""Longest content that an agent's tool takes, in characters (agent-hub-mcp 0.3.0)."""
+
 EVERYONE = "all"
 """The recipient that means every agent but the sender."""
 
-RESERVED = frozenset({EVERYONE, "hub", "human", "coordinator"})
+HUB = "hub"
+HUMAN = "human"
+"""The person who runs the hub; what is written to them is held by their inbox."""
+COORDINATOR = "coordinator"
+
+RESERVED = frozenset({EVERYONE, HUB, HUMAN, COORDINATOR})
 """Names that no session is registered under: they are addresses of the hub's own."""
 
 _IDENTIFIER = re.compile(rf"[A-Za-z0-9_-]{{1,{IDENTIFIER_LENGTH}}}")
@@ -63,13 +71,19 @@ class Outcome(enum.Enum):
     """How a message's life in the spool ended. Each but DELIVERED and READ makes a dead letter."""
 
     DELIVERED = "delivered"
-    """Every recipient's session holds it."""
+    """Every recipient holds it: its session, or the person's inbox."""
     READ = "read"
     """Its recipient had fetched it and marked it `read` before the hub delivered it."""
     EXPIRED = "expired"
     """Its time to live ended before every recipient held it."""
     REJECTED = "rejected"
     """The relay will never accept it."""
+    RATE_LIMITED = "rate-limited"
+    """Its sender wrote too often."""
+
+    @property
+    def is_dead_letter(self) -> bool:
+        return self not in (Outcome.DELIVERED, Outcome.READ)
 
 
 def shown(value: object) -> str:
@@ -183,13 +197,20 @@ class Session:
 
 @frozen(kw_only=True)
 class Agent:
-    """An identity that can send and receive. It keeps its id when its session is gone."""
+    """An identity that can send and receive. It keeps its id when its session is gone.
+
+    One without a session cannot be woken: it reads its messages when it asks for them.
+    """
 
     id: str = field(validator=_identifier)
     session_id: str | None = None
     directory: str = ""
     slug: str = ""
     last_seen: datetime = field(validator=_aware)
+    role: str = ""
+    """What it says that it does, as all that follows."""
+    capabilities: tuple[str, ...] = ()
+    collaborates_with: tuple[str, ...] = ()
 
 
 @frozen(kw_only=True)

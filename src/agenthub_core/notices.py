@@ -6,6 +6,7 @@ told when, and how often, is the broker's business.
 
 from __future__ import annotations
 
+import math
 from datetime import timedelta
 
 from agenthub_core.errors import RelayError, SessionBusy, StoreError, TurnFailed
@@ -36,9 +37,23 @@ def message_delivered(message: Message, recipient: str, after: timedelta) -> Not
     return _on(message, _INFO, "delivered", text, recipient=recipient)
 
 
+def message_for_human(message: Message) -> Notify:
+    text = (
+        f"{message.sender} → {message.recipient}: {message.type.value} is in the inbox: "
+        "agenthub inbox"
+    )
+    return _on(message, _INFO, "delivered", text, recipient=message.recipient)
+
+
 def message_dead(message: Message, outcome: Outcome, reason: str) -> Notify:
     text = f"{_from_to(message)} was not delivered ({outcome.value}): {reason}"
     return _on(message, _WARNING, outcome.value, text)
+
+
+def rate_limited(message: Message, wait: timedelta) -> str:
+    """Why a message is not delivered, in the archive too."""
+    seconds = math.ceil(wait.total_seconds())
+    return f"{message.sender} wrote too often; it may write again in {seconds} s"
 
 
 def message_withdrawn(message: Message) -> Notify:

@@ -5,8 +5,8 @@ A policy is a frozen value whose fields come from the settings; the broker asks 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import timedelta
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
 
 from attrs import Attribute, field, frozen
 
@@ -17,6 +17,11 @@ from agenthub_core.model import fingerprint
 def _positive(_: object, attribute: Attribute[timedelta], value: timedelta) -> None:
     if value <= timedelta(0):
         raise InvalidValue(attribute.name, str(value), "a duration longer than zero")
+
+
+def _not_negative(_: object, attribute: Attribute[timedelta], value: timedelta) -> None:
+    if value < timedelta(0):
+        raise InvalidValue(attribute.name, str(value), "a duration of zero or longer")
 
 
 def _at_least(minimum: int) -> Callable[[object, Attribute[int], int], None]:
@@ -64,6 +69,37 @@ class Backoff:
 
 
 @frozen(kw_only=True)
+class RateLimit:
+    """How often one agent may write (AGENT_HUB_RATE_LIMIT_*)."""
+
+    maximum: int = field(default=10, validator=_at_least(1))
+    """Messages within a window."""
+    window: timedelta = field(default=timedelta(seconds=300), validator=_positive)
+    cooldown: timedelta = field(default=timedelta(0), validator=_not_negative)
+    """Between two messages."""
+
+    @property
+    def horizon(self) -> timedelta:
+        """What was written longer ago than this counts no more."""
+        return max(self.window, self.cooldown)
+
+    def wait(self, written: Iterable[datetime], when: datetime) -> timedelta:
+        """How long after `when` the next message may follow those; zero if it may at once."""
+        times = sorted(each for each in written if each <= when)
+        waits = [timedelta(0)]
+        if len(times) >= self.maximum:
+            waits.append(times[-self.maximum] + self.window - when)
+        if times:
+            waits.append(times[-1] + self.cooldown - when)
+        return max(waits)
+
+    def left(self, written: Iterable[datetime], when: datetime) -> int:
+        """How many messages may follow those within the window."""
+        used = sum(when - self.window < each <= when for each in written)
+        return max(self.maximum - used, 0)
+
+
+@frozen(kw_only=True)
 class Policy:
     """Every number that the broker obeys."""
 
@@ -87,3 +123,5 @@ class Policy:
     workers: int = field(default=4, validator=_at_least(1))
     """Injections under way at once (AGENT_HUB_INJECTION_WORKERS)."""
     backoff: Backoff = field(factory=Backoff)
+    rate_limit: RateLimit | None = None
+    """None where everybody may write as often as they like."""

@@ -6,13 +6,14 @@ your port, override its one fixture, and it runs on yours.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
 from attrs import frozen
 
 from agenthub_core.model import Agent, Fault, Message, Prompt, Receipt, Session, Settlement, Turn
+from agenthub_core.query import Query
 
 
 @frozen(kw_only=True)
@@ -78,8 +79,8 @@ class MessageStore(Protocol):
 
         Each is in the archive, with its outcome and all that its sender wrote, before it stops
         waiting: whatever happens in between, it is never in neither. Settling again what is in the
-        archive keeps the first outcome. What was written under the key since it was read is
-        another message, and goes on waiting.
+        archive keeps the first outcome, and notes if it was read by now. What was written under
+        the key since it was read is another message, and goes on waiting.
         """
         ...
 
@@ -94,12 +95,41 @@ class MessageStore(Protocol):
         """The settled messages with this id, oldest first; empty where there are none."""
         ...
 
+    def history(self, *queries: Query) -> Iterator[Settlement]:
+        """The settled messages that any of the queries accepts, one by one, last settled first.
+
+        What cannot be read is left out; what is settled meanwhile may be.
+        """
+        ...
+
+    def mark_read(self, key: str, message: Message) -> None:
+        """Note that its recipient has read the message that waits under the key, or was settled.
+
+        All else that is kept of it stays. Nothing happens where it is neither.
+        """
+        ...
+
+    def claimed(self) -> bool:
+        """Whether a hub is at work on this store, so that what waits will be delivered."""
+        ...
+
     def agents(self) -> Sequence[Agent]:
         """Every agent that was saved, as it was last saved, in no order."""
         ...
 
     def save_agent(self, agent: Agent) -> None:
-        """Keep an agent; replaces what was saved under its id. What others added is kept."""
+        """Keep an agent's session and when it was seen, in place of what was saved under its id.
+
+        What it says of itself, and what others added, is kept.
+        """
+        ...
+
+    def register_agent(self, agent: Agent) -> None:
+        """Keep what an agent says of itself: directory, role, capabilities and collaborators.
+
+        And when it was seen. A session that it has stays its own, with its directory; what others
+        added is kept.
+        """
         ...
 
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 from datetime import datetime, timedelta
 from itertools import chain, count
 
-from agenthub_core.model import RESERVED, Agent, Message, Session, is_identifier
+from agenthub_core.model import (
+    IDENTIFIER_LENGTH,
+    RESERVED,
+    Agent,
+    Message,
+    Session,
+    is_identifier,
+)
 
 _SUFFIX = 6  # characters of a session's id behind a slug that is taken: 62**6 is unlikely enough
 _SHORT = 12  # characters of a session's id in a name without a slug, as opencode-agent-hub has it
@@ -32,6 +40,13 @@ def recipients(
             and now - agent.last_seen <= active
         )
     )
+
+
+def directory_name(directory: str) -> str:
+    """A name for an agent that is known by nothing but where it works: the project's."""
+    project = directory.rstrip("/").rpartition("/")[2]
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", project).strip("-")[:IDENTIFIER_LENGTH]
+    return name or "agent"
 
 
 def agent_id(session: Session, taken: Collection[str]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 from attrs import define, evolve, field
@@ -35,6 +35,7 @@ from agenthub_core.model import (
     shown,
 )
 from agenthub_core.ports import Malformed, Reading
+from agenthub_core.query import Query
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 """Where a manual clock starts: any time will do, as long as it is always the same."""
@@ -69,6 +70,8 @@ class MemoryStore:
         self._faults: deque[StoreError] = deque()
         self.broken = False
         """While it is set, every call fails as a store that is out of order."""
+        self.attended = False
+        """What `claimed` says."""
 
     def fail_with(self, *errors: StoreError) -> None:
         """Raise these, one a call, before anything else is done."""
@@ -123,6 +126,8 @@ class MemoryStore:
                 digests = {known.message.digest for known in self._archive}
                 if settlement.message.digest not in digests:
                     self._archive.append(settlement)
+                elif settlement.message.read:
+                    self._mark_archived(settlement.message)
                 if self._waiting.get(settlement.key) == settlement.message:
                     del self._waiting[settlement.key]
 
@@ -139,6 +144,36 @@ class MemoryStore:
             found = [known for known in self._archive if known.message.id == message_id]
         return sorted(found, key=lambda settlement: settlement.at)
 
+    def history(self, *queries: Query) -> Iterator[Settlement]:
+        self._fail(StoreUnreadable)
+        with self._lock:
+            found = sorted(self._archive, key=lambda settlement: settlement.at, reverse=True)
+        return (
+            known
+            for known in found
+            if any(query.accepts(known.message, known.outcome) for query in queries)
+        )
+
+    def mark_read(self, key: str, message: Message) -> None:
+        self._fail(StoreUnwritable)
+        with self._lock:
+            waiting = self._waiting.get(key)
+            if isinstance(waiting, Message) and waiting.digest == message.digest:
+                self._waiting[key] = evolve(waiting, read=True)
+            self._mark_archived(message)
+
+    def _mark_archived(self, message: Message) -> None:
+        self._archive = [
+            evolve(known, message=evolve(known.message, read=True))
+            if known.message.digest == message.digest
+            else known
+            for known in self._archive
+        ]
+
+    def claimed(self) -> bool:
+        self._fail(StoreUnreadable)
+        return self.attended
+
     def agents(self) -> Sequence[Agent]:
         self._fail(StoreUnreadable)
         with self._lock:
@@ -147,7 +182,24 @@ class MemoryStore:
     def save_agent(self, agent: Agent) -> None:
         self._fail(StoreUnwritable)
         with self._lock:
-            self._agents[agent.id] = agent
+            known = self._agents.get(agent.id, agent)
+            self._agents[agent.id] = evolve(
+                agent,
+                role=known.role,
+                capabilities=known.capabilities,
+                collaborates_with=known.collaborates_with,
+            )
+
+    def register_agent(self, agent: Agent) -> None:
+        self._fail(StoreUnwritable)
+        with self._lock:
+            known = self._agents.get(agent.id, evolve(agent, session_id=None, slug=""))
+            self._agents[agent.id] = evolve(
+                agent,
+                session_id=known.session_id,
+                slug=known.slug,
+                directory=known.directory if known.session_id else agent.directory,
+            )
 
     def _fail(self, kind: type[StoreUnreadable | StoreUnwritable]) -> None:
         if self._faults and (isinstance(self._faults[0], kind) or kind is StoreUnwritable):

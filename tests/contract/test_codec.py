@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from agenthub_adapters import codec
 from agenthub_core import (
+    EVERYONE,
     Agent,
     Delivery,
     Fault,
@@ -24,6 +25,7 @@ from agenthub_core import (
     MessageType,
     Outcome,
     Priority,
+    Query,
     Settlement,
 )
 from agenthub_core.testing import NOON
@@ -157,6 +159,18 @@ def test_a_message_looks_as_others_expect_it() -> None:
     assert "Grüße".encode() in data, "a person can read it"
 
 
+def test_what_is_kept_beside_a_message_takes_the_place_of_nothing_it_says() -> None:
+    taken = dict.fromkeys(FIELDS | {codec.OUTCOME_KEY}, "human")
+    written = message(extra=taken | {"metadata": 1})
+    settled = Settlement(key="k", message=written, outcome=Outcome.DELIVERED, at=NOON)
+
+    plainly = message(extra={"metadata": 1})
+    assert decode(codec.encode_message(written)) == plainly
+    assert codec.decode_settlement(codec.encode_settlement(settled), key="k") == Settlement(
+        key="k", message=plainly, outcome=Outcome.DELIVERED, at=NOON
+    )
+
+
 def test_an_outcome_looks_as_the_readme_tells() -> None:
     delivered = Delivery(recipient="bob", session_id="ses_1", held_at=NOON, attempts=1)
     failed = Delivery(recipient="carol", attempts=3, reason="no such session")
@@ -177,6 +191,206 @@ def test_an_outcome_looks_as_the_readme_tells() -> None:
         ],
         "reason": "its time to live ended",
     }
+
+
+# ------------------------------------------------------------------------------- a quick look
+
+# letters whose case is odd, and what JSON writes otherwise than it is
+ODD = 'kK\u212aiI\u0130\u0131ßẞ\u03c3ςΣüÜ"\\/bnu \n\t\0\x1f\x7f\u2028\U0001f43c'
+odd = st.text(st.sampled_from(ODD)) | st.text(st.characters(max_codepoint=0x7F))
+plain = st.text(st.characters(max_codepoint=0x7F))
+oddest = st.text(st.sampled_from("\u212ak\u0130\x7f"), min_size=1, max_size=3)
+broken = st.text(st.sampled_from("a\udcff\ud800"), min_size=1)  # so that all is spelt in ASCII
+names = st.sampled_from(["alice", "bob", "content", "false", EVERYONE])
+
+odd_settlements = st.builds(
+    Settlement,
+    key=st.just("m1.json"),
+    message=st.builds(
+        message,
+        sender=names,
+        recipient=names,
+        type=st.sampled_from(MessageType),
+        content=(odd | plain | oddest).filter(str.strip),
+        thread_id=names,
+        timestamp=st.sampled_from([NOON, NOON + timedelta(hours=1)]),
+        read=st.booleans(),
+        extra=st.dictionaries(st.sampled_from(["metadata", "x"]), odd | plain)
+        | st.builds(lambda text: {"x": text}, broken),
+    ),
+    outcome=st.sampled_from(Outcome),
+    at=st.just(NOON),
+    deliveries=st.lists(deliveries, max_size=1).map(tuple),
+    reason=plain,
+)
+odd_words = st.builds(  # with nothing beside them in which their letters could stand by chance
+    Settlement,
+    key=st.just("m1.json"),
+    message=st.builds(
+        message,
+        content=(odd | plain | oddest).filter(str.strip),
+        extra=st.just({}) | st.builds(lambda text: {"x": text}, broken),
+    ),
+    outcome=st.just(Outcome.DELIVERED),
+    at=st.just(NOON),
+)
+
+
+@st.composite
+def other_letters(draw: st.DrawFn, content: str) -> str:
+    """A piece of what was said, in small letters, capitals, or what comes close to them."""
+    begin = draw(st.integers(0, len(content)))
+    piece = content[begin : draw(st.integers(begin, len(content)))]
+    cases = [piece, piece.lower(), piece.upper(), piece.swapcase(), piece.casefold()]
+    return draw(st.sampled_from(cases))
+
+
+@st.composite
+def queries_that_may_meet(draw: st.DrawFn, settled: Settlement) -> Query:
+    asked = settled.message
+    return Query(
+        agent=draw(st.none() | st.sampled_from([asked.sender, asked.recipient]) | names),
+        sender=draw(st.none() | st.just(asked.sender) | names),
+        recipient=draw(st.none() | st.just(asked.recipient) | names),
+        thread_id=draw(st.none() | st.just(asked.thread_id) | names),
+        type=draw(st.none() | st.just(asked.type) | st.sampled_from(MessageType)),
+        outcomes=draw(
+            st.none()
+            | st.just(frozenset({settled.outcome}))
+            | st.frozensets(st.sampled_from(Outcome))
+        ),
+        unread=draw(st.booleans()),
+        text=draw(st.just("") | other_letters(asked.content) | odd | broken),
+        since=draw(st.none() | st.just(asked.timestamp)),
+    )
+
+
+@quick
+@given(st.data())
+def test_a_quick_look_never_passes_over_what_the_query_accepts(data: st.DataObject) -> None:
+    settled = data.draw(odd_settlements)
+    query = data.draw(queries_that_may_meet(settled))
+    if query.accepts(settled.message, settled.outcome):
+        assert codec.screen(query)(codec.encode_settlement(settled))
+
+
+@settings(quick, max_examples=300)
+@given(st.data())
+def test_a_quick_look_never_passes_over_what_was_said_in_other_letters(data: st.DataObject) -> None:
+    settled = data.draw(odd_words)
+    query = Query(text=data.draw(other_letters(settled.message.content)))
+    if query.accepts(settled.message):
+        assert codec.screen(query)(codec.encode_settlement(settled))
+
+
+@pytest.mark.parametrize("extra", [{}, {"x": "\ud800"}], ids=["as it is", "in ASCII"])
+@pytest.mark.parametrize(
+    ("text", "content"),
+    [
+        ("kelvin", "\u212aelvin"),
+        ("KELVIN", "\u212aelvin"),
+        ("i", "\u0130"),
+        ("\u0130", "i\u0307"),
+        ("grüße", "GRÜßE"),
+        ("\x7f", "a\x7fb"),
+        ("\0", "a\0b"),
+        ('"a\\', 'say "A\\'),
+        ("\U0001f43c", "a \U0001f43c"),
+    ],
+    ids=ascii,
+)
+def test_a_quick_look_does_not_pass_over_what_json_spells_otherwise(
+    text: str, content: str, extra: dict[str, str]
+) -> None:
+    settled = Settlement(
+        key="m1.json",
+        message=message(content=content, extra=extra),
+        outcome=Outcome.DELIVERED,
+        at=NOON,
+    )
+    assert Query(text=text).accepts(settled.message)
+    assert codec.screen(Query(text=text))(codec.encode_settlement(settled))
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        Query(agent="carol"),
+        Query(sender="carol"),
+        Query(recipient="carol"),
+        Query(recipient="ali"),
+        Query(thread_id="t2"),
+        Query(type=MessageType.ERROR),
+        Query(outcomes=frozenset({Outcome.EXPIRED, Outcome.REJECTED})),
+        Query(unread=True),
+        Query(text="harbour"),
+        Query(text='"port"'),
+        Query(sender="alice", text="harbour"),
+        Query(sender="carol", text="port"),
+    ],
+    ids=repr,
+)
+def test_a_quick_look_passes_over_what_is_plainly_another(query: Query) -> None:
+    data = codec.encode_settlement(
+        Settlement(
+            key="m1.json",
+            message=message(content="Which port?", read=True),
+            outcome=Outcome.DELIVERED,
+            at=NOON,
+        )
+    )
+    assert codec.screen(Query())(data)
+    assert codec.screen(Query(agent="bob", text="WHICH PORT", thread_id="t1"))(data)
+    assert not codec.screen(query)(data)
+
+
+def test_a_quick_look_at_an_agents_records_does_not_pass_over_broadcasts() -> None:
+    told = Settlement(
+        key="m1.json", message=message(recipient=EVERYONE), outcome=Outcome.DELIVERED, at=NOON
+    )
+    assert codec.screen(Query(agent="carol"))(codec.encode_settlement(told))
+
+
+# ------------------------------------------------------------------------------ what an agent says
+
+
+@quick
+@given(st.dictionaries(any_text, json_values, max_size=4))
+def test_what_others_added_to_an_agent_survives_its_registration(theirs: dict[str, Any]) -> None:
+    bob = agent("bob", directory="/work", role="Reviews", capabilities=("sql",))
+    written = codec.decode_object(codec.encode_registration(bob, theirs))
+    assert isinstance(written, dict)
+    own = {
+        "id": "bob",
+        "projectPath": "/work",
+        "lastSeen": 1767268800000,
+        "role": "Reviews",
+        "capabilities": ["sql"],
+        "status": "active",
+        "collaboratesWith": [],
+    }
+    assert written == theirs | own
+
+
+@quick
+@given(json_values)
+def test_the_words_of_any_json_are_its_strings(value: object) -> None:
+    words = codec.decode_words(value)
+    assert (
+        list(words) == [each for each in value if isinstance(each, str)]
+        if isinstance(value, list)
+        else words == ()
+    )
+
+
+def test_a_message_is_an_object_and_a_settlement_one_with_its_outcome() -> None:
+    written = message(extra={"metadata": {"n": 1}})
+    settled = Settlement(key="k", message=written, outcome=Outcome.DELIVERED, at=NOON)
+    assert codec.message_object(written) == json.loads(codec.encode_message(written))
+    assert codec.settlement_object(settled) == codec.message_object(written) | {
+        "agenthub": {"outcome": "delivered", "at": 1767268800000, "deliveries": []}
+    }
+    assert codec.settlement_object(settled) == json.loads(codec.encode_settlement(settled))
 
 
 # ---------------------------------------------------------------------------- whatever others write

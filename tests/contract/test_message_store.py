@@ -8,7 +8,8 @@ from __future__ import annotations
 import shutil
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,16 @@ from attrs import evolve
 from agenthub_adapters.codec import encode_message
 from agenthub_adapters.spool import FileSpool
 from agenthub_core import (
+    EVERYONE,
     Agent,
     Delivery,
     Fault,
     Malformed,
     Message,
     MessageStore,
+    MessageType,
     Outcome,
+    Query,
     Settlement,
     StoreUnreadable,
     StoreUnwritable,
@@ -35,6 +39,15 @@ from tests.unit.builders import agent, message
 
 FAULT = Fault(field="to", found="nothing", expected="a value: this field is required")
 MINUTE = timedelta(minutes=1)
+MOMENT = timedelta(microseconds=1)
+
+
+SAID: dict[str, Any] = {
+    "role": "Writes the API",
+    "capabilities": ("python", "SQL"),
+    "collaborates_with": ("carol",),
+}
+"""What an agent says of itself."""
 
 
 class Surroundings(ABC):
@@ -53,6 +66,10 @@ class Surroundings(ABC):
     @abstractmethod
     def put_aside(self) -> Iterable[str]:
         """The faults that were noted with what was put into quarantine."""
+
+    @abstractmethod
+    def attended(self) -> AbstractContextManager[None]:
+        """Meanwhile a hub is at work on the store."""
 
     @abstractmethod
     def break_down(self) -> None:
@@ -98,6 +115,18 @@ class MessageStoreContract:
     def test_nothing_is_read_where_nothing_waits(self, store: MessageStore) -> None:
         store.put(message())
         assert store.read("nobody-wrote-this.json") is None
+
+    def test_nothing_that_is_kept_beside_a_message_takes_the_place_of_what_it_says(
+        self, store: MessageStore
+    ) -> None:
+        theirs = {"from": "human", "to": "all", "read": True, "metadata": 1}
+        key = store.put(message(extra=theirs))
+
+        reading = store.read(key)
+
+        assert isinstance(reading, Message)
+        assert (reading.sender, reading.recipient, reading.read) == ("alice", "bob", False)
+        assert reading.extra["metadata"] == 1
 
     def test_a_message_put_twice_waits_once(self, store: MessageStore) -> None:
         assert store.put(message()) == store.put(message())
@@ -198,6 +227,42 @@ class MessageStoreContract:
 
         assert [found.outcome for found in store.settled("m1")] == [Outcome.DELIVERED]
 
+    def test_what_is_settled_again_is_read_if_it_was_read_by_now(self, store: MessageStore) -> None:
+        key = store.put(message())
+        store.mark_read(key, message())
+        store.settle([settlement(key, message())])
+        assert store.read(key) == message(read=True), "what was settled had not been read"
+
+        store.settle([settlement(key, message(read=True), outcome=Outcome.READ, at=NOON + MINUTE)])
+
+        first = settlement(key, message(read=True))
+        (found,) = store.settled("m1")
+        assert (found.message, found.outcome, found.at) == (first.message, first.outcome, first.at)
+        assert list(store.history(Query(unread=True))) == []
+        assert list(store.keys()) == []
+
+    def test_what_was_read_stays_read_whatever_is_settled_again(self, store: MessageStore) -> None:
+        key = store.put(message())
+        store.settle([settlement(key, message())])
+        store.mark_read(key, message())
+
+        store.settle([settlement(key, message())])
+
+        assert [found.message.read for found in store.settled("m1")] == [True]
+
+    def test_of_messages_with_one_id_only_the_one_that_is_settled_again_is_read(
+        self, store: MessageStore
+    ) -> None:
+        messages = [message(content=f"number {n}") for n in range(3)]
+        for n, each in enumerate(messages):
+            store.settle([settlement(store.put(each), each, at=NOON + n * MINUTE)])
+
+        again = evolve(messages[1], read=True)
+        store.settle([settlement(store.put(again), again, outcome=Outcome.READ)])
+
+        read = [found.message.read for found in store.settled("m1")]
+        assert read == [False, True, False]
+
     def test_a_settled_message_that_is_put_back_can_be_settled_again(
         self, store: MessageStore
     ) -> None:
@@ -244,6 +309,303 @@ class MessageStoreContract:
         store.put(message())
         assert list(store.settled("m1")) == []
         assert list(store.settled("../m1")) == []
+
+    # ------------------------------------------------------------------------------ history
+
+    def test_an_empty_store_has_no_history(self, store: MessageStore) -> None:
+        store.put(message())
+        assert list(store.history(Query())) == []
+
+    def test_history_tells_all_that_is_kept_of_what_was_settled(self, store: MessageStore) -> None:
+        written = message(content="Grüße", extra={"metadata": {"ticket": 7}})
+        held = Delivery(recipient="bob", session_id="ses_1", held_at=NOON, attempts=1)
+        dead = Delivery(recipient="carol", attempts=2, reason="no such session")
+        key = store.put(written)
+        store.settle(
+            [
+                settlement(
+                    key,
+                    written,
+                    outcome=Outcome.EXPIRED,
+                    at=NOON + MINUTE,
+                    deliveries=(held, dead),
+                    reason="too late",
+                )
+            ]
+        )
+
+        (found,) = store.history(Query())
+
+        assert found == store.settled("m1")[0]
+        assert (found.message, found.outcome, found.at) == (
+            written,
+            Outcome.EXPIRED,
+            NOON + MINUTE,
+        )
+        assert (found.deliveries, found.reason) == ((held, dead), "too late")
+
+    def test_history_begins_with_the_last_settled_however_old_the_message(
+        self, store: MessageStore
+    ) -> None:
+        for name, written, ended in (("b", 0, 2), ("a", 2, 1), ("c", 1, 3)):
+            each = message(id=name, timestamp=NOON + written * MINUTE)
+            store.settle([settlement(store.put(each), each, at=NOON + ended * MINUTE)])
+
+        assert told(store.history(Query())) == ["c", "b", "a"]
+
+    @pytest.mark.parametrize("apart", [MOMENT, MINUTE], ids=str)
+    @pytest.mark.parametrize("at_once", [True, False])
+    def test_history_is_in_order_however_close_its_events(
+        self, store: MessageStore, apart: timedelta, *, at_once: bool
+    ) -> None:
+        settlements = []
+        for n, name in enumerate(("b", "d", "a", "c")):
+            each = message(id=name)
+            settlements.append(settlement(store.put(each), each, at=NOON + n * apart))
+
+        if at_once:
+            store.settle([settlements[2], settlements[0], settlements[3], settlements[1]])
+        else:
+            for each_settlement in settlements:
+                store.settle([each_settlement])
+
+        assert told(store.history(Query())) == ["c", "a", "d", "b"]
+
+    @pytest.mark.parametrize(
+        ("query", "accepted"),
+        [
+            (Query(), ["to-all", "read", "dead", "held"]),
+            (Query(agent="bob"), ["to-all", "dead", "held"]),
+            (Query(agent="carol"), ["to-all", "read", "dead"]),
+            (Query(sender="carol"), ["dead"]),
+            (Query(recipient="bob"), ["dead", "held"]),
+            (Query(recipient=EVERYONE), ["to-all"]),
+            (Query(thread_id="t2"), ["read"]),
+            (Query(type=MessageType.ERROR), ["dead"]),
+            (Query(outcomes=frozenset({Outcome.EXPIRED, Outcome.READ})), ["read", "dead"]),
+            (Query(outcomes=frozenset()), []),
+            (Query(unread=True), ["to-all", "dead", "held"]),
+            (Query(text="GRÜSSE"), ["held"]),
+            (Query(text='say "hi"\n'), ["read"]),
+            (Query(text="k"), ["to-all", "dead"]),
+            (Query(text="threadId"), []),
+            (Query(since=NOON + MINUTE), ["to-all", "read"]),
+            (Query(since=NOON + MINUTE + MOMENT), ["to-all"]),
+            (Query(agent="bob", unread=True, since=NOON), ["to-all", "held"]),
+            (Query(sender="bob"), []),
+        ],
+        ids=lambda value: "" if isinstance(value, list) else None,
+    )
+    def test_history_is_what_the_query_accepts(
+        self, store: MessageStore, query: Query, accepted: list[str]
+    ) -> None:
+        archive = [
+            (message(id="held", content="Viele Grüsse"), Outcome.DELIVERED),
+            (
+                message(
+                    id="dead",
+                    sender="carol",
+                    type=MessageType.ERROR,
+                    content="It is broKen",
+                    timestamp=NOON - MINUTE,
+                ),
+                Outcome.EXPIRED,
+            ),
+            (
+                message(
+                    id="read",
+                    recipient="carol",
+                    thread_id="t2",
+                    content='They SAY "Hi"\n\\',
+                    timestamp=NOON + MINUTE,
+                    read=True,
+                ),
+                Outcome.READ,
+            ),
+            (
+                message(
+                    id="to-all",
+                    recipient=EVERYONE,
+                    content="273 \u212a",
+                    timestamp=NOON + 2 * MINUTE,
+                ),
+                Outcome.DELIVERED,
+            ),
+        ]
+        for n, (each, outcome) in enumerate(archive):
+            key = store.put(each)
+            store.settle([settlement(key, each, outcome=outcome, at=NOON + n * MINUTE)])
+
+        assert told(store.history(query)) == accepted
+
+    def test_history_is_what_any_of_several_queries_accepts_each_once(
+        self, store: MessageStore
+    ) -> None:
+        archive = [("a", "bob"), ("b", "carol"), ("c", "dora"), ("d", "bob")]
+        for n, (name, recipient) in enumerate(archive):
+            each = message(id=name, recipient=recipient)
+            store.settle([settlement(store.put(each), each, at=NOON + n * MINUTE)])
+
+        queries = Query(recipient="bob"), Query(recipient="carol"), Query(sender="alice", text="x")
+        assert told(store.history(*queries)) == ["d", "b", "a"]
+        assert told(store.history(Query(recipient="bob"), Query())) == ["d", "c", "b", "a"]
+        assert told(store.history()) == []
+
+    @pytest.mark.parametrize(
+        "query",
+        [  # what a shell passes for a byte that is no UTF-8
+            Query(agent="\udcff"),
+            Query(sender="\udcff"),
+            Query(recipient="\udcff"),
+            Query(thread_id="\udcff"),
+            Query(text="\udcff"),
+        ],
+        ids=ascii,
+    )
+    def test_a_query_for_what_can_be_no_text_finds_nothing(
+        self, store: MessageStore, query: Query
+    ) -> None:
+        store.settle([settlement(store.put(message()), message())])
+        assert told(store.history(query)) == []
+
+    def test_history_goes_on_while_messages_are_settled(self, store: MessageStore) -> None:
+        for n, name in enumerate(("a", "b")):
+            each = message(id=name)
+            store.settle([settlement(store.put(each), each, at=NOON + n * MINUTE)])
+        history = store.history(Query())
+        assert next(history).message.id == "b"
+
+        late = message(id="late")
+        store.settle([settlement(store.put(late), late, at=NOON + 2 * MINUTE)])
+
+        assert told(history) == ["a"]
+        assert told(store.history(Query())) == ["late", "b", "a"]
+
+    # ------------------------------------------------------------------------- marking read
+
+    def test_what_waits_is_marked_read_and_nothing_else_of_it_changes(
+        self, store: MessageStore
+    ) -> None:
+        written = message(content="Grüße", extra={"metadata": {"ticket": 7}})
+        other = message(id="other")
+        key, other_key = store.put(written), store.put(other)
+
+        store.mark_read(key, written)
+
+        assert store.read(key) == evolve(written, read=True)
+        assert store.read(other_key) == other
+        assert set(store.keys()) == {key, other_key}
+        assert list(store.history(Query())) == []
+
+    def test_what_was_settled_is_marked_read_and_nothing_else_of_it_changes(
+        self, store: MessageStore
+    ) -> None:
+        written = message(extra={"metadata": {"ticket": 7}})
+        held = Delivery(recipient="bob", session_id="ses_1", held_at=NOON, attempts=1)
+        key = store.put(written)
+        store.settle(
+            [settlement(key, written, outcome=Outcome.EXPIRED, deliveries=(held,), reason="why")]
+        )
+        (before,) = store.settled("m1")
+
+        store.mark_read(before.key, written)
+
+        after = evolve(before, message=evolve(written, read=True))
+        assert list(store.settled("m1")) == [after]
+        assert list(store.history(Query())) == [after]
+        assert list(store.history(Query(unread=True))) == []
+        assert list(store.keys()) == []
+
+    def test_what_is_settled_before_it_can_be_marked_is_marked_where_it_is(
+        self, store: MessageStore
+    ) -> None:
+        key = store.put(message())
+        reading = store.read(key)
+        assert isinstance(reading, Message)
+        store.settle([settlement(key, reading)])
+
+        store.mark_read(key, reading)
+
+        assert [found.message.read for found in store.settled("m1")] == [True]
+        assert list(store.keys()) == []
+
+    def test_marking_read_does_not_touch_what_was_written_under_the_key_since(
+        self, surroundings: Surroundings
+    ) -> None:
+        store = surroundings.store
+        key = store.put(message())
+        store.settle([settlement(key, message())])
+        later = message(content="On second thought")
+        surroundings.overwrite(key, later)
+
+        store.mark_read(key, message())
+
+        assert store.read(key) == later
+        assert [found.message.read for found in store.settled("m1")] == [True]
+
+    def test_of_messages_with_one_id_only_the_one_that_was_read_is_marked(
+        self, store: MessageStore
+    ) -> None:
+        messages = [message(content=f"number {n}") for n in range(4)]
+        for n, each in enumerate(messages[:3]):
+            store.settle([settlement(store.put(each), each, at=NOON + n * MINUTE)])
+        store.put(messages[3])
+
+        store.mark_read("m1", messages[1])
+
+        read = [found.message.read for found in store.settled("m1")]
+        assert read == [False, True, False]
+        assert list(map(store.read, store.keys())) == [messages[3]]
+
+    @pytest.mark.parametrize("apart", [MOMENT, MINUTE], ids=str)
+    def test_history_keeps_its_order_when_messages_are_marked_read(
+        self, store: MessageStore, apart: timedelta
+    ) -> None:
+        messages = [message(id=name) for name in "bca"]
+        for n, each in enumerate(messages):
+            store.settle([settlement(store.put(each), each, at=NOON + n * apart)])
+
+        store.mark_read("b", messages[0])
+        store.mark_read("a", messages[2])
+        assert told(store.history(Query())) == ["a", "c", "b"]
+
+        store.mark_read("c", messages[1])
+        assert told(store.history(Query())) == ["a", "c", "b"]
+
+    def test_marking_read_twice_is_marking_it_once(self, store: MessageStore) -> None:
+        key = store.put(message())
+        store.mark_read(key, message())
+        store.mark_read(key, message())
+        assert store.read(key) == message(read=True)
+
+    def test_what_is_neither_waiting_nor_settled_cannot_be_marked_and_nothing_happens(
+        self, surroundings: Surroundings
+    ) -> None:
+        store = surroundings.store
+        store.mark_read("nobody-wrote-this.json", message())
+        assert (list(store.keys()), list(store.settled("m1"))) == ([], [])
+
+        key = store.put(message())
+        surroundings.spoil(key)
+        store.mark_read(key, message())
+        assert isinstance(store.read(key), Malformed)
+        assert list(store.settled("m1")) == []
+
+        surroundings.overwrite(key, message(content="another"))
+        store.mark_read(key, message())
+        assert store.read(key) == message(content="another")
+
+    # ----------------------------------------------------------------------- who is at work
+
+    def test_a_store_is_claimed_while_a_hub_is_at_work_on_it(
+        self, surroundings: Surroundings
+    ) -> None:
+        store = surroundings.store
+        assert not store.claimed()
+        with surroundings.attended():
+            assert store.claimed()
+            assert store.claimed(), "looking changes nothing"
+        assert not store.claimed()
 
     # --------------------------------------------------------------------------- quarantine
 
@@ -306,6 +668,78 @@ class MessageStoreContract:
 
         assert list(store.agents()) == [gone]
 
+    def test_who_registers_is_an_agent_without_a_session(self, store: MessageStore) -> None:
+        polly = agent("polly", **SAID, session_id=None, slug="", directory="/projects/polly")
+
+        store.register_agent(polly)
+        store.register_agent(agent("quinn", directory="/projects/quinn"))
+
+        quinn = agent("quinn", session_id=None, slug="", directory="/projects/quinn")
+        assert by_id(store.agents()) == {"polly": polly, "quinn": quinn}
+
+    def test_who_registers_again_says_all_of_itself_anew(self, store: MessageStore) -> None:
+        polly = agent("polly", **SAID, session_id=None, slug="", directory="/projects/polly")
+        store.register_agent(polly)
+        later = NOON + MINUTE
+        other = Agent(id="polly", directory="/moved", last_seen=later, capabilities=("sql",))
+
+        store.register_agent(other)
+
+        assert list(store.agents()) == [other]
+
+    def test_who_registers_keeps_its_session_and_the_sessions_directory(
+        self, store: MessageStore
+    ) -> None:
+        bob = agent("bob", slug="cosmic-panda", directory="/projects/bob")
+        store.save_agent(bob)
+        store.save_agent(agent("carol"))
+        later = NOON + MINUTE
+
+        store.register_agent(
+            agent("bob", **SAID, session_id="x", slug="x", directory="/x", last_seen=later)
+        )
+
+        assert by_id(store.agents()) == {
+            "bob": evolve(bob, **SAID, last_seen=later),
+            "carol": agent("carol"),
+        }
+
+    def test_who_has_lost_its_session_registers_with_a_directory_of_its_own(
+        self, store: MessageStore
+    ) -> None:
+        store.save_agent(agent("bob", directory="/projects/bob"))
+        store.save_agent(agent("bob", session_id=None, slug="", directory="/projects/bob"))
+
+        moved = agent("bob", **SAID, session_id=None, slug="", directory="/moved")
+        store.register_agent(moved)
+
+        assert list(store.agents()) == [moved]
+
+    def test_an_agent_that_gets_a_session_keeps_what_it_said_of_itself(
+        self, store: MessageStore
+    ) -> None:
+        store.register_agent(agent("bob", **SAID, directory="/projects/bob"))
+        woken = agent("bob", directory="/session", last_seen=NOON + MINUTE)
+
+        store.save_agent(woken)
+
+        assert list(store.agents()) == [evolve(woken, **SAID)]
+
+    def test_saving_an_agent_never_changes_what_it_said_of_itself(
+        self, store: MessageStore
+    ) -> None:
+        store.register_agent(agent("bob", **SAID))
+        store.save_agent(
+            agent("bob", role="other", capabilities=("other",), collaborates_with=("other",))
+        )
+        store.save_agent(evolve(agent("bob"), session_id=None, slug=""))
+
+        assert list(store.agents()) == [agent("bob", **SAID, session_id=None, slug="")]
+
+    def test_a_new_agent_is_saved_with_what_is_said_of_it(self, store: MessageStore) -> None:
+        store.save_agent(agent("bob", **SAID))
+        assert list(store.agents()) == [agent("bob", **SAID)]
+
     # --------------------------------------------------------------------------- when broken
 
     @pytest.mark.parametrize(
@@ -314,9 +748,11 @@ class MessageStoreContract:
             lambda store: store.keys(),
             lambda store: store.read("m1.json"),
             lambda store: store.settled("m1"),
+            lambda store: list(store.history(Query())),
+            lambda store: store.claimed(),
             lambda store: store.agents(),
         ],
-        ids=["keys", "read", "settled", "agents"],
+        ids=["keys", "read", "settled", "history", "claimed", "agents"],
     )
     def test_reading_a_broken_store_says_that_it_cannot_be_read(
         self, surroundings: Surroundings, read: Callable[[MessageStore], object]
@@ -330,9 +766,12 @@ class MessageStoreContract:
         [
             lambda store: store.put(message(id="m2")),
             lambda store: store.settle([settlement("m1.json", message())]),
+            lambda store: store.quarantine("m1.json", FAULT),
+            lambda store: store.mark_read("m1.json", message()),
             lambda store: store.save_agent(agent()),
+            lambda store: store.register_agent(agent()),
         ],
-        ids=["put", "settle", "save_agent"],
+        ids=["put", "settle", "quarantine", "mark_read", "save_agent", "register_agent"],
     )
     def test_writing_to_a_broken_store_says_that_it_cannot_be_written(
         self, surroundings: Surroundings, write: Callable[[MessageStore], object]
@@ -341,6 +780,10 @@ class MessageStoreContract:
         surroundings.break_down()
         with pytest.raises(StoreUnwritable):
             write(surroundings.store)
+
+
+def told(history: Iterable[Settlement]) -> list[str]:
+    return [found.message.id for found in history]
 
 
 def by_id(agents: Iterable[Agent]) -> dict[str, Agent]:
@@ -359,6 +802,12 @@ class _InMemory(Surroundings):
 
     def put_aside(self) -> Iterable[str]:
         return map(str, self.store.quarantined.values())
+
+    @contextmanager
+    def attended(self) -> Iterator[None]:
+        self.store.attended = True
+        yield
+        self.store.attended = False
 
     def break_down(self) -> None:
         self.store.broken = True
@@ -388,6 +837,9 @@ class _OnFiles(Surroundings):
     def put_aside(self) -> Iterable[str]:
         reasons = sorted((self.store.messages / "malformed").glob("*.reason"))
         return [path.read_text().rstrip("\n") for path in reasons]
+
+    def attended(self) -> AbstractContextManager[None]:
+        return FileSpool(self._root, clock=ManualClock()).claim()
 
     def break_down(self) -> None:
         shutil.rmtree(self._root)

@@ -451,7 +451,12 @@ def test_a_daemon_that_is_told_to_stop_while_it_waits_ends_well(
     program: Path, root: Path, port: int
 ) -> None:
     program.write_text(A_WRAPPER)
-    settings = {"HOME": str(root), "AGENT_HUB_DIR": str(root), "OPENCODE_PORT": str(port)}
+    settings = {
+        "HOME": str(root),
+        "AGENT_HUB_DIR": str(root),
+        "AGENT_HUB_PREFLIGHT": "false",
+        "OPENCODE_PORT": str(port),
+    }
     with subprocess.Popen(
         [sys.executable, "-m", "agenthub_cli", "daemon"],
         env=os.environ | settings,

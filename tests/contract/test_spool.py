@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -15,7 +16,10 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -32,6 +36,7 @@ from agenthub_core import (
     MessageType,
     Outcome,
     Priority,
+    Query,
     Reading,
     Settlement,
     StoreClaimed,
@@ -258,6 +263,139 @@ def test_a_message_finds_its_place_in_the_archive_whatever_lies_in_its_way(
     assert [found.message for found in spool.settled("m1")] == [message()]
     assert [found.message for found in spool.settled(other.id)] == [other]
     assert spool.keys() == []
+
+
+# ---------------------------------------------------------------------------------------- archive
+
+
+def test_a_file_in_the_archive_bears_the_time_of_its_settlement(spool: FileSpool) -> None:
+    late, early = message(id="late"), message(id="early")
+    fine = timedelta(hours=1, microseconds=123_456)
+    spool.settle(
+        [
+            settlement(spool.put(late), late, at=NOON + fine),
+            settlement(spool.put(early), early, at=NOON - fine),
+        ]
+    )
+
+    times = {path.name: path.stat().st_mtime_ns for path in (spool.messages / "archive").iterdir()}
+    noon = 1767268800 * 10**9
+    assert times == {"late.json": noon + 3600_123_456_000, "early.json": noon - 3600_123_456_000}
+
+
+def test_a_message_that_is_marked_read_keeps_its_place_in_the_archive(spool: FileSpool) -> None:
+    spool.settle([settlement(spool.put(message()), message(), at=NOON + HOUR)])
+    path = spool.messages / "archive" / "m1.json"
+    before = path.stat().st_mtime_ns
+
+    spool.mark_read("m1.json", message())
+
+    assert (path.stat().st_mtime_ns, mode(path)) == (before, 0o600)
+    assert list((spool.messages / "archive").iterdir()) == [path]
+
+
+def test_history_leaves_out_what_is_no_settlement(spool: FileSpool) -> None:
+    archive = spool.messages / "archive"
+    spool.settle([settlement(spool.put(message()), message())])
+    record = (archive / "m1.json").read_bytes()
+    (archive / "empty.json").touch()
+    (archive / "half.json").write_bytes(record[:80])
+    (archive / "bytes.json").write_bytes(b"\xff\xfe")
+    (archive / "list.json").write_bytes(b"[]")
+    (archive / "unsettled.json").write_bytes(encode_message(message(id="unsettled")))
+    (archive / "notes.txt").write_text("see m1.json")
+    (archive / "directory.json").mkdir()
+    (archive / "link.json").symlink_to("m1.json")
+    a_dangling_link(archive / "dangling.json")
+    os.mkfifo(archive / "pipe.json")
+    a_socket(archive / "socket.json")
+
+    assert [found.key for found in spool.history(Query())] == ["m1.json"]
+
+
+@pytest.mark.parametrize("name", ["m1.json~", ".m1.json", ".m1.json.swp", "m1.json.bak"])
+def test_a_copy_that_an_editor_left_beside_a_record_is_none(spool: FileSpool, name: str) -> None:
+    archive = spool.messages / "archive"
+    spool.settle([settlement(spool.put(message()), message())])
+    (archive / name).write_bytes((archive / "m1.json").read_bytes())
+
+    assert [found.key for found in spool.history(Query())] == ["m1.json"]
+    assert [found.key for found in spool.settled("m1")] == ["m1.json"]
+
+
+def test_history_leaves_out_what_is_taken_away_meanwhile(spool: FileSpool) -> None:
+    messages = [message(id=name) for name in ("a", "b", "c")]
+    for n, each in enumerate(messages):
+        spool.settle([settlement(spool.put(each), each, at=NOON + n * HOUR)])
+
+    history = spool.history(Query())
+    assert next(history).message.id == "c"
+    (spool.messages / "archive" / "b.json").unlink()
+
+    assert [found.message.id for found in history] == ["a"]
+
+
+@pytest.mark.parametrize("settled", [False, True], ids=["waiting", "settled"])
+def test_marking_read_keeps_all_that_the_sender_wrote(spool: FileSpool, *, settled: bool) -> None:
+    theirs = {"id": "m1", "x-team": ["blue"], "metadata": {"n": [1, None]}}
+    path = write(spool.messages / "m1.json", document(**theirs), at=NOON)
+    reading = spool.read("m1.json")
+    assert isinstance(reading, Message)
+    if settled:
+        spool.settle([settlement("m1.json", reading, reason="too late")])
+        path = spool.messages / "archive" / "m1.json"
+    before = json.loads(path.read_bytes())
+
+    spool.mark_read("m1.json", reading)
+
+    assert json.loads(path.read_bytes()) == before | {"read": True}
+    assert list((spool.root / "tmp").iterdir()) == []
+
+
+def test_marking_read_writes_down_what_the_sender_left_out(spool: FileSpool) -> None:
+    # its time and its id come from the file, which is another one then
+    left_out = dict.fromkeys(("id", "threadId", "timestamp", "priority", "read"), ...)
+    write(spool.messages / "my-note.json", document(**left_out), at=NOON - HOUR)
+    reading = spool.read("my-note.json")
+    assert isinstance(reading, Message)
+
+    spool.mark_read("my-note.json", reading)
+
+    marked = spool.read("my-note.json")
+    assert isinstance(marked, Message)
+    assert marked.read
+    assert (marked.digest, marked.timestamp) == (reading.digest, NOON - HOUR)
+
+
+def test_a_settled_message_is_marked_read_whatever_lies_in_its_way(spool: FileSpool) -> None:
+    archive = spool.messages / "archive"
+    other = message(id=f"m1-{message().digest[:12]}")
+    spool.settle([settlement(spool.put(other), other)])
+    (archive / "m1.json").write_text("no record")
+    spool.settle([settlement(spool.put(message()), message())])
+
+    spool.mark_read("m1.json", message())
+
+    assert [found.message.read for found in spool.settled("m1")] == [True]
+    assert [found.message.read for found in spool.settled(other.id)] == [False]
+    assert (archive / "m1.json").read_text() == "no record"
+
+
+def test_a_message_that_is_read_while_it_is_settled_keeps_its_place_in_the_archive(
+    spool: FileSpool,
+) -> None:
+    key = spool.put(message())
+    spool.mark_read(key, message())
+    spool.settle([settlement(key, message(), at=NOON + HOUR)])
+    path = spool.messages / "archive" / "m1.json"
+    before = path.stat().st_mtime_ns, json.loads(path.read_bytes())
+
+    spool.settle([settlement(key, message(read=True), outcome=Outcome.READ, at=NOON + 2 * HOUR)])
+
+    time_then, written = before
+    after = path.stat().st_mtime_ns, json.loads(path.read_bytes())
+    assert after == (time_then, written | {"read": True})
+    assert list((spool.messages / "archive").iterdir()) == [path]
 
 
 # ------------------------------------------------------------------------------------ hostile input
@@ -554,6 +692,25 @@ def test_a_disk_that_cannot_be_read_is_no_property_of_the_message(
         spool.read("m1.json")
 
 
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda spool: spool.mark_read("m1.json", message()),
+        lambda spool: spool.quarantine("m1.json", Fault(field="to", found="5", expected="a name")),
+    ],
+    ids=["mark_read", "quarantine"],
+)
+def test_what_cannot_be_read_before_it_is_written_is_told_as_what_cannot_be_written(
+    spool: FileSpool, monkeypatch: pytest.MonkeyPatch, work: Callable[[FileSpool], object]
+) -> None:
+    path = spool.messages / spool.put(message())
+    with monkeypatch.context() as system:
+        system.setattr(os, "open", failing(os.open, errno.EIO, named="m1.json"))
+        with pytest.raises(StoreUnwritable, match=str(path)):
+            work(spool)
+    assert waiting_in(spool) == [message()]
+
+
 def failing(call: Callable[..., Any], number: int, named: str = "") -> Callable[..., Any]:
     """A system call that fails, for files of that name if one is given."""
 
@@ -801,6 +958,33 @@ def test_a_power_cut_while_a_new_agent_is_saved_never_parts_it_from_its_session(
         )
 
 
+@pytest.mark.parametrize("settled", [False, True], ids=["waiting", "settled"])
+def test_a_power_cut_while_marking_read_leaves_the_whole_message(
+    cut_everywhere: CutEverywhere, *, settled: bool
+) -> None:
+    def prepare(spool: FileSpool) -> None:
+        key = spool.put(message())
+        if settled:
+            spool.settle([settlement(key, message())])
+
+    work: Work = lambda spool: spool.mark_read("m1.json", message())  # noqa: E731
+    for spool, was_cut in cut_everywhere(prepare, work):
+        found = waiting_in(spool) + [record.message for record in spool.settled("m1")]
+        assert found in ([message()], [message(read=True)])
+        assert was_cut or found == [message(read=True)]
+
+
+def test_a_power_cut_while_an_agent_registers_leaves_the_old_or_the_new(
+    cut_everywhere: CutEverywhere,
+) -> None:
+    old, new = agent("bob", directory="/bob"), agent("bob", directory="/bob", role="Reviews")
+    for spool, was_cut in cut_everywhere(
+        lambda spool: spool.save_agent(old), lambda spool: spool.register_agent(new)
+    ):
+        assert spool.agents() in ([old], [new])
+        assert was_cut or spool.agents() == [new]
+
+
 def test_what_a_crash_left_in_the_way_does_not_stop_the_next_hub(
     spool: FileSpool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -886,6 +1070,82 @@ def test_a_spool_that_is_claimed_can_still_be_written_by_others(
         assert FileSpool(spool.root, clock=clock).read(key) == message()
 
 
+@pytest.mark.parametrize("looks", [1, 2, 3])
+def test_a_claim_waits_for_those_who_only_look_whether_there_is_one(
+    spool: FileSpool, monkeypatch: pytest.MonkeyPatch, looks: int
+) -> None:
+    path = spool.root / "daemon.lock"
+    path.touch()
+    pauses: list[float] = []
+
+    with path.open() as looker:
+        fcntl.flock(looker, fcntl.LOCK_SH)
+
+        def pause(seconds: float) -> None:
+            pauses.append(seconds)
+            if len(pauses) == looks:
+                fcntl.flock(looker, fcntl.LOCK_UN)
+
+        monkeypatch.setattr(time, "sleep", pause)
+        with spool.claim():
+            assert spool.claimed()
+
+    assert len(pauses) == looks
+    assert sum(pauses) < 0.1, "nobody notices"
+
+
+def test_a_claim_succeeds_although_others_look_whether_there_is_one(
+    spool: FileSpool, clock: ManualClock
+) -> None:
+    # each look begins together with the claim; over and over, for they meet by chance
+    rounds, lookers = 50, 2
+    begin = threading.Barrier(lookers + 1, timeout=60)
+
+    def look() -> None:
+        own = FileSpool(spool.root, clock=clock)
+        for _ in range(rounds):
+            begin.wait()
+            own.claimed()
+
+    with ThreadPoolExecutor(lookers) as pool:
+        looking = [pool.submit(look) for _ in range(lookers)]
+        for _ in range(rounds):
+            begin.wait()
+            with spool.claim():
+                assert spool.claimed()
+        for each in looking:
+            each.result()
+    assert not spool.claimed()
+
+
+def test_those_who_look_do_not_take_one_another_for_a_hub(
+    spool: FileSpool, clock: ManualClock
+) -> None:
+    with spool.claim():
+        pass
+    begin = threading.Barrier(4, timeout=60)
+
+    def look() -> set[bool]:
+        own = FileSpool(spool.root, clock=clock)
+        begin.wait()
+        return {own.claimed() for _ in range(500)}
+
+    with ThreadPoolExecutor(4) as pool:
+        looks = [pool.submit(look) for _ in range(4)]
+    assert [each.result() for each in looks] == [{False}] * 4
+
+
+def test_looking_whether_there_is_a_hub_leaves_no_trace(spool: FileSpool) -> None:
+    assert not spool.claimed()
+    assert not (spool.root / "daemon.lock").exists()
+    with another_daemon(spool) as daemon:
+        assert spool.claimed()
+        assert (spool.root / "daemon.lock").read_text() == f"{daemon.pid}\n"
+        daemon.kill()
+        daemon.wait()
+        assert not spool.claimed(), "the file is there, but nobody holds it"
+
+
 # --------------------------------------------------------------------------- the disk does not help
 
 
@@ -896,9 +1156,11 @@ def test_a_spool_that_is_claimed_can_still_be_written_by_others(
         lambda spool: spool.put(message(id="m2")),
         lambda spool: spool.settle([settlement("m1.json", message())]),
         lambda spool: spool.quarantine("bad.json", spool.read("bad.json").fault),
+        lambda spool: spool.mark_read("m1.json", message()),
         lambda spool: spool.save_agent(agent()),
+        lambda spool: spool.register_agent(agent()),
     ],
-    ids=["put", "settle", "quarantine", "save_agent"],
+    ids=["put", "settle", "quarantine", "mark_read", "save_agent", "register_agent"],
 )
 def test_a_disk_that_takes_no_more_is_told_and_nothing_is_lost(
     spool: FileSpool,
@@ -1012,6 +1274,117 @@ def test_a_new_agent_has_all_that_others_expect(spool: FileSpool) -> None:
         "lastSeen": 1767268800000,
         "sessionId": "ses_bob",
     }
+
+
+def test_what_others_wrote_about_an_agent_survives_its_registration(spool: FileSpool) -> None:
+    path = spool.root / "agents" / "bob.json"
+    theirs = {"metadata": {"x": 1}, "x-team": ["blue"], "sessionId": "ses_bob", "role": "old"}
+    path.write_text(json.dumps(theirs))
+
+    spool.register_agent(
+        Agent(
+            id="bob",
+            directory="/projects/bob",
+            last_seen=NOON,
+            role="Writes the API",
+            capabilities=("python",),
+            collaborates_with=("alice",),
+        )
+    )
+
+    assert json.loads(path.read_text()) == {
+        "id": "bob",
+        "metadata": {"x": 1},
+        "x-team": ["blue"],
+        "sessionId": "ses_bob",
+        "projectPath": "/projects/bob",
+        "role": "Writes the API",
+        "capabilities": ["python"],
+        "status": "active",
+        "collaboratesWith": ["alice"],
+        "lastSeen": 1767268800000,
+    }
+    assert mode(path) == 0o600
+
+
+def test_an_agent_that_registers_has_all_that_others_expect(spool: FileSpool) -> None:
+    spool.register_agent(Agent(id="polly", directory="/polly", last_seen=NOON, role="Reviews"))
+    assert json.loads((spool.root / "agents" / "polly.json").read_text()) == {
+        "id": "polly",
+        "projectPath": "/polly",
+        "role": "Reviews",
+        "capabilities": [],
+        "status": "active",
+        "collaboratesWith": [],
+        "lastSeen": 1767268800000,
+    }
+    assert not (spool.root / "session_agents.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("theirs", "known"),
+    [
+        ({"role": None, "capabilities": None, "collaboratesWith": 5}, ("", (), ())),
+        ({"role": "R", "capabilities": ["a", 1, None]}, ("R", ("a",), ())),
+        ({"capabilities": "python", "collaboratesWith": {"bob": 1}}, ("", (), ())),
+    ],
+)
+def test_what_an_agent_says_of_itself_may_be_sloppy(
+    spool: FileSpool, theirs: dict[str, Any], known: tuple[Any, ...]
+) -> None:
+    (spool.root / "agents" / "bob.json").write_text(json.dumps(theirs))
+    (bob,) = spool.agents()
+    assert (bob.role, bob.capabilities, bob.collaborates_with) == known
+
+
+def test_an_agent_that_is_saved_and_registers_at_once_loses_nothing(
+    spool: FileSpool, clock: ManualClock
+) -> None:
+    names = [f"agent-{n}" for n in range(50)]
+    begin = threading.Barrier(2, timeout=60)
+
+    def save() -> None:
+        hub = FileSpool(spool.root, clock=clock)
+        for name in names:
+            begin.wait()
+            hub.save_agent(agent(name, directory="/session"))
+
+    def register() -> None:
+        tool = FileSpool(spool.root, clock=clock)
+        for name in names:
+            begin.wait()
+            tool.register_agent(agent(name, directory="/own", role="Reviews"))
+
+    with ThreadPoolExecutor(2) as pool:
+        for each in [pool.submit(save), pool.submit(register)]:
+            each.result()
+
+    expected = [agent(name, directory="/session", role="Reviews") for name in names]
+    assert spool.agents() == sorted(expected, key=lambda each: each.id)
+    for name in names:
+        file = json.loads((spool.root / "agents" / f"{name}.json").read_text())
+        assert (file["sessionId"], file["role"]) == (f"ses_{name}", "Reviews")
+
+
+def test_agents_that_are_saved_at_once_all_keep_their_sessions(
+    spool: FileSpool, clock: ManualClock
+) -> None:
+    begin = threading.Barrier(4, timeout=60)
+
+    def save(group: str) -> None:
+        hub = FileSpool(spool.root, clock=clock)
+        for n in range(20):
+            begin.wait()
+            hub.save_agent(agent(f"{group}-{n}"))
+
+    with ThreadPoolExecutor(4) as pool:
+        for each in [pool.submit(save, group) for group in "abcd"]:
+            each.result()
+
+    names = sorted(f"{group}-{n}" for group in "abcd" for n in range(20))
+    assert [(each.id, each.session_id) for each in spool.agents()] == [
+        (name, f"ses_{name}") for name in names
+    ]
 
 
 def test_sessions_are_mapped_to_agents_as_the_reference_does(spool: FileSpool) -> None:

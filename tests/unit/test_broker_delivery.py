@@ -6,7 +6,16 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from agenthub_core import EVERYONE, Delivery, Outcome, Policy, Priority, RelayUnreachable
+from agenthub_core import (
+    EVERYONE,
+    HUMAN,
+    Delivery,
+    Outcome,
+    Policy,
+    Priority,
+    RelayUnreachable,
+    StoreUnwritable,
+)
 from agenthub_core.protocol import Inject, Settle
 from agenthub_core.testing import NOON
 from tests.unit.builders import (
@@ -113,6 +122,57 @@ def test_a_delivery_tells_how_long_it_took(duration: float, shown: str) -> None:
     story.arrives(message())
     story.wait(seconds(duration))
     assert any(shown in str(action) for action in story.holds())
+
+
+# ---------------------------------------------------------------------------------- to the person
+
+
+def test_a_message_to_the_person_is_delivered_as_soon_as_the_inbox_holds_it() -> None:
+    story = Story("alice")
+    story.wait(seconds(2))
+    actions = story.arrives(message(recipient=HUMAN))
+    (settle,) = of(Settle, actions)
+    assert (settle.settlement.outcome, settle.settlement.at) == (Outcome.DELIVERED, story.now)
+    assert settle.settlement.deliveries == (Delivery(recipient=HUMAN, held_at=story.now),)
+    assert settle.settlement.reason == ""
+    assert injected(actions) == []
+    assert topics(actions) == ["message.delivered"]
+    assert any("agenthub inbox" in str(action) for action in actions)
+
+
+def test_a_message_to_the_person_needs_no_relay_and_no_listing() -> None:
+    story = Story()
+    assert outcomes(story.arrives(message(recipient=HUMAN))) == [("m1", Outcome.DELIVERED)]
+
+
+def test_a_message_to_the_person_never_comes_too_late() -> None:
+    story = Story("alice")
+    actions = story.arrives(message(recipient=HUMAN, timestamp=NOON - 2 * HOUR))
+    assert outcomes(actions) == [("m1", Outcome.DELIVERED)]
+
+
+def test_a_message_that_the_person_has_read_already_is_settled_as_read() -> None:
+    story = Story("alice")
+    actions = story.arrives(message(recipient=HUMAN, read=True))
+    assert outcomes(actions) == [("m1", Outcome.READ)]
+    assert topics(actions) == []
+
+
+def test_a_message_to_the_person_is_forgotten_once_it_is_settled() -> None:
+    story = Story("alice")
+    story.arrives(message(recipient=HUMAN))
+    assert story.broker.knows("m1")
+    story.settled()
+    assert not story.broker.knows("m1")
+    assert outcomes(story.wait(2 * HOUR)) == []
+
+
+def test_a_message_to_the_person_is_settled_again_where_the_store_could_not() -> None:
+    story = Story("alice")
+    (first,) = of(Settle, story.arrives(message(recipient=HUMAN)))
+    story.settle_fails(StoreUnwritable("full"))
+    (again,) = of(Settle, story.wait(story.policy.settle_retry))
+    assert again == first
 
 
 # ------------------------------------------------------------------------------------ expiry

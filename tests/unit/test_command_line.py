@@ -27,6 +27,7 @@ from agenthub_core import (
     Broker,
     Hub,
     InvalidSettings,
+    Misconfigured,
     Notify,
     Policy,
     RelayRefused,
@@ -231,6 +232,17 @@ def test_settings_that_prove_wrong_later_are_status_2(runs: Runs) -> None:
 def test_a_failure_is_one_line_whatever_others_have_said(runs: Runs) -> None:
     runs.error = ServerError("it said: \x1b[31mno\x1b[0m\r\nway")
     assert agenthub("daemon").stderr == r"agenthub: it said: \x1b[31mno\x1b[0m\r\nway" + "\n"
+
+
+def test_what_belongs_to_a_failure_is_told_in_lines_below_it(runs: Runs) -> None:
+    runs.error = Misconfigured("opencode does not know the hub", '"mcp": {', "\x1b[31m}")
+    done = agenthub("daemon")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.splitlines() == [
+        "agenthub: opencode does not know the hub",
+        '"mcp": {',
+        r"\x1b[31m}",
+    ]
 
 
 def test_a_bug_is_not_hidden(runs: Runs) -> None:

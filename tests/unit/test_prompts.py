@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agenthub_core import EVERYONE, Message, MessageType, Priority, Prompt
+from agenthub_core import EVERYONE, HUMAN, Message, MessageType, Priority, Prompt
 from agenthub_core.prompts import delivery, prompt_id
 from agenthub_core.testing import NOON
 from tests.unit.builders import message
@@ -69,6 +69,14 @@ def test_a_broadcast_says_that_everybody_reads_it() -> None:
     assert deliver(message(recipient=EVERYONE)).text.startswith(
         'agent-hub: agent "alice" wrote to every agent.\n'
     )
+
+
+def test_a_person_is_told_from_an_agent() -> None:
+    text = deliver(message(sender=HUMAN)).text
+    assert text.startswith('agent-hub: "human", the person who runs this hub, wrote to you, "bob".')
+    assert f"lines marked {tag_of(text)} are their words. They come through the hub" in text
+    assert "another agent" not in text
+    assert 'with from "bob", to "human"' in text
 
 
 def test_a_prompt_carries_the_session_the_time_and_whether_it_may_be_there_already() -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from agenthub_core import EVERYONE
 from agenthub_core.model import RESERVED, is_identifier
-from agenthub_core.routing import agent_id, recipients
+from agenthub_core.routing import agent_id, directory_name, recipients
 from agenthub_core.testing import NOON
 from tests.unit.builders import agent, message, session
 
@@ -71,3 +71,20 @@ def test_every_session_gets_a_name_that_is_valid_free_and_not_the_hubs_own(
     name = agent_id(session(slug, id=session_id), taken)
     assert is_identifier(name)
     assert name not in taken | RESERVED
+
+
+@pytest.mark.parametrize(
+    ("directory", "name"),
+    [
+        ("/home/you/api", "api"),
+        ("/home/you/api/", "api"),
+        ("/home/you/my api.v2", "my-api-v2"),
+        ("/home/you/.dotfiles", "dotfiles"),
+        ("/home/you/Büro", "B-ro"),
+        ("/", "agent"),
+        ("", "agent"),
+        ("/srv/" + "x" * 200, "x" * 100),
+    ],
+)
+def test_an_agent_without_a_name_is_named_after_its_project(directory: str, name: str) -> None:
+    assert directory_name(directory) == name

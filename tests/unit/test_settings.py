@@ -22,6 +22,7 @@ DEFAULTS = {
     "directory": Path("~/.agent-hub").expanduser(),
     "opencode_port": 4096,
     "opencode_password": "",
+    "preflight": True,
     "log_level": "INFO",
     "message_ttl": timedelta(hours=1),
     "agent_stale": timedelta(hours=1),
@@ -29,6 +30,10 @@ DEFAULTS = {
     "injection_workers": 4,
     "injection_retries": 3,
     "injection_timeout": timedelta(seconds=5),
+    "rate_limit": False,
+    "rate_limit_max": 10,
+    "rate_limit_window": timedelta(seconds=300),
+    "rate_limit_cooldown": timedelta(0),
 }
 """Those of opencode-agent-hub."""
 
@@ -36,6 +41,7 @@ VARIABLES = {
     "directory": "AGENT_HUB_DIR",
     "opencode_port": "OPENCODE_PORT",
     "opencode_password": "OPENCODE_SERVER_PASSWORD",
+    "preflight": "AGENT_HUB_PREFLIGHT",
     "log_level": "AGENT_HUB_DAEMON_LOG_LEVEL",
     "message_ttl": "AGENT_HUB_MESSAGE_TTL",
     "agent_stale": "AGENT_HUB_AGENT_STALE",
@@ -43,10 +49,15 @@ VARIABLES = {
     "injection_workers": "AGENT_HUB_INJECTION_WORKERS",
     "injection_retries": "AGENT_HUB_INJECTION_RETRIES",
     "injection_timeout": "AGENT_HUB_INJECTION_TIMEOUT",
+    "rate_limit": "AGENT_HUB_RATE_LIMIT",
+    "rate_limit_max": "AGENT_HUB_RATE_LIMIT_MAX",
+    "rate_limit_window": "AGENT_HUB_RATE_LIMIT_WINDOW",
+    "rate_limit_cooldown": "AGENT_HUB_RATE_LIMIT_COOLDOWN",
 }
 
 KEYS = {
     "opencode_port": "opencode_port",
+    "preflight": "preflight",
     "log_level": "log_level",
     "message_ttl": "gc.message_ttl_seconds",
     "agent_stale": "gc.agent_stale_seconds",
@@ -54,12 +65,19 @@ KEYS = {
     "injection_workers": "injection.workers",
     "injection_retries": "injection.retries",
     "injection_timeout": "injection.timeout",
+    "rate_limit": "rate_limit.enabled",
+    "rate_limit_max": "rate_limit.max_messages",
+    "rate_limit_window": "rate_limit.window_seconds",
+    "rate_limit_cooldown": "rate_limit.cooldown_seconds",
 }
+
+SWITCHES = {"preflight", "rate_limit"}
 
 CHOICES: dict[str, list[tuple[Any, Any]]] = {
     "directory": [("/a", Path("/a")), ("/b", Path("/b")), ("/c", Path("/c"))],
     "opencode_port": [(1, 1), (5000, 5000), (65535, 65535)],
     "opencode_password": [("a", "a"), ("b", "b"), ("c", "c")],
+    "preflight": [("false", False), ("yes", True), ("0", False)],
     "log_level": [("DEBUG", "DEBUG"), ("warning", "WARNING"), ("Error", "ERROR")],
     "message_ttl": [(1, timedelta(seconds=1)), (0.5, timedelta(seconds=0.5)), (9, timedelta(0, 9))],
     "agent_stale": [(1, timedelta(seconds=1)), (2, timedelta(seconds=2)), (3, timedelta(0, 3))],
@@ -71,6 +89,10 @@ CHOICES: dict[str, list[tuple[Any, Any]]] = {
         (2, timedelta(seconds=2)),
         (3, timedelta(0, 3)),
     ],
+    "rate_limit": [("true", True), ("no", False), (1, True)],
+    "rate_limit_max": [(1, 1), (2, 2), (3, 3)],
+    "rate_limit_window": [(1, timedelta(0, 1)), (2, timedelta(0, 2)), (3, timedelta(0, 3))],
+    "rate_limit_cooldown": [(1, timedelta(0, 1)), (0, timedelta(0)), (3, timedelta(0, 3))],
 }
 """For each setting three values: as they are written, and what they mean."""
 
@@ -189,6 +211,7 @@ WRONG: list[tuple[str, str, str]] = [
     ("opencode_port", "nan", "a port, 1 to 65535"),
     ("opencode_port", "inf", "a port, 1 to 65535"),
     ("opencode_port", "", "a number"),
+    ("preflight", "maybe", "true or false"),
     ("log_level", "LOUD", "one of DEBUG, INFO, WARNING, ERROR"),
     ("log_level", "10", "one of DEBUG, INFO, WARNING, ERROR"),
     ("message_ttl", "0", "a number of seconds above 0"),
@@ -205,6 +228,10 @@ WRONG: list[tuple[str, str, str]] = [
     ("injection_retries", "nan", "a whole number of 0 or more"),
     ("injection_retries", "inf", "a whole number of 0 or more"),
     ("injection_timeout", "0", "a number of seconds above 0"),
+    ("rate_limit", "5", "true or false"),
+    ("rate_limit_max", "0", "a whole number of 1 or more"),
+    ("rate_limit_window", "0", "a number of seconds above 0"),
+    ("rate_limit_cooldown", "-1", "a number of seconds above 0"),
 ]
 
 
@@ -242,14 +269,19 @@ def test_a_wrong_flag_is_named_as_it_is_typed(name: str, value: str, expected: s
     [True, [], {}, 10**400, float("inf"), float("nan"), -1],
     ids=lambda value: repr(value)[:9],
 )
-@pytest.mark.parametrize("name", KEYS)
+@pytest.mark.parametrize("name", sorted(KEYS.keys() - SWITCHES))
 def test_json_may_hold_what_a_variable_cannot(name: str, value: object) -> None:
     told = faults(under(KEYS[name], value))
     assert f"{KEYS[name]} in /config.json: found {str(value)[:9]}" in told
     assert len(told) < 300
 
 
-@pytest.mark.parametrize("section", ["gc", "session", "injection"])
+@pytest.mark.parametrize("word", [True, "TRUE", "on", 1, "1", "Yes"])
+def test_a_switch_may_be_written_as_people_do(word: object) -> None:
+    assert read({"preflight": word}).preflight is True
+
+
+@pytest.mark.parametrize("section", ["gc", "session", "injection", "rate_limit"])
 @pytest.mark.parametrize("value", [5, "60", [], False])
 def test_a_section_that_is_none_is_told_once(section: str, value: object) -> None:
     told = faults({section: value})

@@ -1,0 +1,277 @@
+"""What OpenCode's configuration must say so that its agents have the hub's tools.
+
+Reads the merged configuration as OpenCode itself sees it (`opencode debug config`), and edits one
+of the user's files: comments, formatting, links and permissions stay, and a copy is kept. Whether
+to edit, and what to tell the user, is the command's business. Facts as measured on 1.18.33.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from agenthub_adapters import jsonc
+from agenthub_core import Misconfigured
+
+SERVER = "agent-hub"
+"""The server's name, and so the prefix of its tools in OpenCode."""
+
+PERMISSION = f"{SERVER}_*"
+"""The tools of that server, as OpenCode's permissions name them."""
+
+_TOOL = f"{SERVER}_send_message"  # without this one agents could not speak
+_VANISHED = "agent-hub-mcp"  # the package that was the server once, gone from the npm registry
+_SCHEMA = "https://opencode.ai/config.json"
+_FILES = ("opencode.jsonc", "opencode.json", "config.json")
+
+_START_MILLISECONDS = 20_000
+"""How long OpenCode waits for the server: it needs 1 s, but several windows may start at once on a
+machine that is busy, and OpenCode's own 5 s would leave them without tools."""
+
+_COMMAND_SECONDS = 60  # OpenCode's slowest, `mcp list`, takes 3 s, and longer for dead servers
+
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+_LISTED = re.compile(rf"([✓✗○⚠])\s+{re.escape(SERVER)}\s+(\S.*)")
+
+
+class Lack(enum.Enum):
+    """Why agents would not have the hub's tools; the value says so to the user."""
+
+    ABSENT = f"OpenCode has no MCP server named {SERVER}"
+    DISABLED = f"OpenCode's MCP server {SERVER} is disabled"
+    VANISHED = f"OpenCode is to use {_VANISHED}, which is gone from the npm registry"
+    DENIED = f"OpenCode's permissions deny agents the tools of {SERVER}"
+
+
+@frozen(kw_only=True)
+class Connection:
+    """What OpenCode says of the hub's MCP server after it has tried it."""
+
+    connected: bool
+    text: str
+
+
+class OpenCodeConfig:
+    """The configuration as it holds in a directory. Every method raises `Misconfigured`."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        binary = shutil.which("opencode")
+        if binary is None:
+            raise Misconfigured(
+                "there is no opencode on PATH: install it with `npm install -g opencode-ai`"
+            )
+        self.binary = binary
+
+    def version(self) -> str:
+        return self._run("--version").strip()
+
+    def merged(self) -> Mapping[str, Any]:
+        """All configuration files in one, as OpenCode reads them. Takes a second."""
+        said = self._run("debug", "config")
+        try:
+            document = json.loads(said)
+        except ValueError as error:
+            raise Misconfigured(f"`opencode debug config` said what is no JSON: {error}") from error
+        if not isinstance(document, dict):
+            raise Misconfigured("`opencode debug config` said what is no JSON object")
+        return document
+
+    def connection(self) -> Connection:
+        """Let OpenCode start the hub's MCP server and ask it for its tools. Takes seconds."""
+        said = _ESCAPES.sub("", self._run("mcp", "list"))
+        found = _LISTED.search(said)
+        if found is None:
+            return Connection(connected=False, text=f"OpenCode lists no MCP server {SERVER}")
+        mark, state = found.groups()
+        following = said[found.end() :].split("\n")[1:2]
+        reason = following[0].strip("│ ") if following and mark != "✓" else ""
+        return Connection(connected=mark == "✓", text=f"{state.strip()} {reason}".strip())
+
+    def file(self) -> Path:
+        """The user's file to edit: the one that speaks of the hub, else the one there is."""
+        directory = self._config_directory()
+        present = [path for name in _FILES if (path := directory / name).exists()]
+        ours = [path for path in present if _speaks_of_hub(path)]
+        return next(iter(ours + present), directory / "opencode.json")
+
+    def _config_directory(self) -> Path:
+        for line in self._run("debug", "paths").splitlines():
+            name, _, path = line.partition(" ")
+            if name == "config":
+                return Path(path.strip())
+        raise Misconfigured("`opencode debug paths` names no config directory")
+
+    def _run(self, *arguments: str) -> str:
+        command = f"`opencode {' '.join(arguments)}`"
+        try:
+            done = subprocess.run(  # noqa: S603  # found on the user's own PATH
+                [self.binary, *arguments],
+                cwd=self._directory,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=_COMMAND_SECONDS,
+                check=False,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            raise Misconfigured(f"{command} failed: {error}") from error
+        if done.returncode != 0:
+            said = [line for line in _ESCAPES.sub("", done.stderr).splitlines() if line.strip()]
+            raise Misconfigured(f"{command} failed", *said)
+        return done.stdout
+
+
+def lack(merged: Mapping[str, Any]) -> Lack | None:
+    """Why agents would not have the hub's tools under this configuration; None if they will."""
+    servers = _object(merged.get("mcp"))
+    entry = servers.get(SERVER)
+    if entry is None:
+        old = any(_is_vanished(server) for server in servers.values())
+        return Lack.VANISHED if old else Lack.ABSENT
+    if _is_vanished(entry):
+        return Lack.VANISHED
+    if _object(entry).get("enabled") is False:
+        return Lack.DISABLED
+    return Lack.DENIED if permission(merged) == "deny" else None
+
+
+def permission(merged: Mapping[str, Any]) -> str:
+    """What holds for the hub's tools: `allow`, `ask` or `deny`. The last rule that fits decides."""
+    action = "allow"
+    for pattern, rule in _object(merged.get("permission")).items():
+        if _fits(pattern, _TOOL):
+            rules = rule if isinstance(rule, dict) else {"*": rule}
+            fitting = [value for name, value in rules.items() if name == "*"]
+            action = str(fitting[-1]) if fitting else action
+    return action
+
+
+def entry(command: Sequence[str], environment: Mapping[str, str]) -> dict[str, Any]:
+    """The hub's MCP server as OpenCode's configuration has it."""
+    return {
+        "type": "local",
+        "command": list(command),
+        **({"environment": dict(environment)} if environment else {}),
+        "enabled": True,
+        "timeout": _START_MILLISECONDS,
+    }
+
+
+def with_hub(text: str, command: Sequence[str], environment: Mapping[str, str]) -> str:
+    """A configuration file's text with the hub's server and the permission for its tools.
+
+    Raises `Misconfigured` where the text is no configuration.
+    """
+    wanted = entry(command, environment)
+    try:
+        document = _object(jsonc.loads(text)) if text.strip() else {}
+        if not text.strip():
+            text = json.dumps({"$schema": _SCHEMA}, indent=2) + "\n"
+        if _object(document.get("mcp")).get(SERVER) != wanted:
+            text = jsonc.put(text, ("mcp", SERVER), wanted)
+        rules = document.get("permission")
+        if isinstance(rules, str):
+            return jsonc.put(text, ("permission",), {"*": rules, PERMISSION: "allow"})
+        if rules is None or list(_object(rules).items())[-1:] != [(PERMISSION, "allow")]:
+            # the last rule that fits decides
+            text = jsonc.remove(text, ("permission", PERMISSION))
+            text = jsonc.put(text, ("permission", PERMISSION), "allow")
+    except jsonc.JsoncError as error:
+        raise Misconfigured(str(error)) from error
+    return text
+
+
+def without_hub(text: str) -> str:
+    """A configuration file's text without what `with_hub` has added. Raises `Misconfigured`."""
+    try:
+        for section, name in (("mcp", SERVER), ("permission", PERMISSION)):
+            found = _object(_object(jsonc.loads(text)).get(section))
+            if name in found:
+                text = jsonc.remove(text, (section, name) if len(found) > 1 else (section,))
+    except jsonc.JsoncError as error:
+        raise Misconfigured(str(error)) from error
+    return text
+
+
+def read(path: Path) -> str:
+    """A configuration file's text; empty where there is no file. Raises `Misconfigured`."""
+    try:
+        return path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise Misconfigured(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise Misconfigured(f"{path} is not UTF-8: {error}") from error
+
+
+def write(path: Path, text: str, *, now: datetime) -> Path | None:
+    """Replace a file's text as a whole, and keep a copy of what was there; the copy's path.
+
+    A link stays a link. Raises `Misconfigured`, and then the file is as it was.
+    """
+    target = path.resolve()
+    copy = target.with_name(f"{target.name}.{now:%Y%m%d-%H%M%S}.bak") if target.exists() else None
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if copy is not None:
+            if not os.access(target, os.W_OK):
+                raise Misconfigured(f"{target} is read-only: nothing was changed")
+            shutil.copy2(target, copy)
+        _replace(target, text)
+    except OSError as error:
+        where = error.filename or target
+        raise Misconfigured(f"{where} cannot be written: {error.strerror}") from error
+    return copy
+
+
+def _replace(target: Path, text: str) -> None:
+    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
+        if target.exists():
+            shutil.copymode(target, temporary)
+        Path(temporary).replace(target)
+    except BaseException:
+        Path(temporary).unlink()
+        raise
+
+
+def _speaks_of_hub(path: Path) -> bool:
+    try:
+        document = _object(jsonc.loads(read(path)))
+    except jsonc.JsoncError:
+        return False
+    return SERVER in _object(document.get("mcp"))
+
+
+def _is_vanished(server: object) -> bool:
+    command = _object(server).get("command")
+    words = command if isinstance(command, list) else [command]
+    return any(_VANISHED in str(word) for word in words)
+
+
+def _fits(pattern: str, name: str) -> bool:
+    """OpenCode's wildcards: * for any characters, ? for one."""
+    expression = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
+    return re.fullmatch(expression, name, re.DOTALL) is not None
+
+
+def _object(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,150 @@
+"""How messages, threads and agents look on a terminal and as JSON.
+
+Others' words are shown, never obeyed: no control character and no markup of theirs takes effect.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timedelta
+from typing import Any
+
+from rich.cells import cell_len
+from rich.console import Console
+from rich.text import Text
+
+from agenthub_adapters import codec
+from agenthub_cli.log import one_line
+from agenthub_core import Entry, Present, Thread
+
+_UNBOUNDED = 10_000_000  # columns: no message is longer
+
+_STYLES = {
+    "waiting": "yellow",
+    "delivered": "green",
+    "read": "green",
+    "expired": "red",
+    "rejected": "red",
+    "rate-limited": "red",
+    "here": "green",
+    "away": "dim",
+    "open": "yellow",
+    "resolved": "green",
+}
+
+JsonObject = dict[str, Any]
+
+
+def say(text: str = "") -> None:
+    """A line for the person at the terminal."""
+    _console().print(Text(one_line(text)), soft_wrap=True)
+
+
+def as_json(value: object) -> None:
+    """One JSON document on standard output, for scripts."""
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    try:
+        text.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:  # a terminal of old, or a lone surrogate in what a sender added
+        text = json.dumps(value, indent=2)
+    print(text)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Rows under their headings, a line each; on a terminal they are cut off to fit."""
+    console = _console()
+    lines = [[Text(name, "bold") for name in columns]]
+    lines += [[Text(one_line(cell), _STYLES.get(cell, "")) for cell in row] for row in rows]
+    widths = [max(cell_len(cell.plain) for cell in column) for column in zip(*lines, strict=True)]
+    if sys.stdout.isatty():
+        widths = _fitted(widths, console.width - _GAP * (len(widths) - 1))
+    for line in lines:
+        for cell, width in zip(line, widths, strict=True):
+            cell.truncate(width, overflow="ellipsis", pad=True)
+        shown = Text(" " * _GAP).join(line)
+        shown.rstrip()
+        console.print(shown, soft_wrap=True)
+
+
+def _fitted(widths: Sequence[int], room: int) -> list[int]:
+    """The first column is whole, for its names are what one copies; the widest other gives way."""
+    first, *others = (min(width, room) for width in widths)
+    while sum(others) > max(room - first, len(others)):
+        others[others.index(max(others))] -= 1
+    return [first, *others]
+
+
+_GAP = 2  # blanks between two columns
+
+
+def block(heading: str, content: str) -> None:
+    """A message as it is read: who wrote when, and below it the words."""
+    console = _console()
+    console.print(Text(one_line(heading), "bold"), soft_wrap=True)
+    for line in content.splitlines():
+        console.print(Text(f"  {one_line(line)}"), soft_wrap=True)
+    console.print()
+
+
+def ago(when: datetime, now: datetime) -> str:
+    """How long ago something was, as people say it."""
+    passed = age(when, now)
+    return "just now" if passed == _NOW else f"{passed} ago"
+
+
+def age(when: datetime, now: datetime) -> str:
+    """How long ago something was, as a column under AGE shows it."""
+    passed = now - when
+    for size, unit in _UNITS:
+        if passed >= 2 * size:
+            return f"{passed // size} {unit}"
+    return _NOW
+
+
+_NOW = "now"
+_UNITS = (
+    (timedelta(days=1), "days"),
+    (timedelta(hours=1), "h"),
+    (timedelta(minutes=1), "min"),
+    (timedelta(seconds=1), "s"),
+)
+
+
+def entry_object(entry: Entry) -> JsonObject:
+    """A message as it lies in the store, with its state."""
+    if entry.settlement is None:
+        return codec.message_object(entry.message) | {"state": entry.state}
+    return codec.settlement_object(entry.settlement) | {"state": entry.state}
+
+
+def agent_object(each: Present) -> JsonObject:
+    agent = each.agent
+    return {
+        "id": agent.id,
+        "presence": each.presence.value,
+        "projectPath": agent.directory,
+        "role": agent.role,
+        "capabilities": list(agent.capabilities),
+        "collaboratesWith": list(agent.collaborates_with),
+        "sessionId": agent.session_id,
+        "lastSeen": codec.to_milliseconds(agent.last_seen),
+    }
+
+
+def thread_object(thread: Thread) -> JsonObject:
+    return {
+        "threadId": thread.id,
+        "status": thread.status.value,
+        "creator": thread.creator,
+        "participants": list(thread.participants),
+        "messages": thread.messages,
+        "started": codec.to_milliseconds(thread.started),
+        "updated": codec.to_milliseconds(thread.updated),
+    }
+
+
+def _console() -> Console:
+    width = None if sys.stdout.isatty() else _UNBOUNDED
+    return Console(width=width, highlight=False, markup=False, emoji=False)

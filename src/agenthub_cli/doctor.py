@@ -1,0 +1,224 @@
+"""`agenthub doctor`: what can be wrong, a line each, and what to do about it.
+
+Each check is a generator of findings in `TRACKS`; a later part of agenthub adds its own there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import attrs
+import typer
+from attrs import frozen
+
+from agenthub_adapters import opencode_config
+from agenthub_adapters.opencode_config import OpenCodeConfig
+from agenthub_adapters.opencode_server import OpenCodeServer
+from agenthub_adapters.watcher import Watcher
+from agenthub_cli.compose import gateway
+from agenthub_cli.log import one_line
+from agenthub_cli.settings import Settings
+from agenthub_core import AgentHubError
+
+_MEASURED = (1, 18)
+"""The OpenCode that agenthub is measured on; an older one lacks what the hub asks it for."""
+
+_ROOM = 100 * 1024 * 1024  # bytes: some 100,000 messages
+_SKEW = timedelta(seconds=5)  # what separates a clock that is set from one that is not
+
+
+@frozen(kw_only=True)
+class Finding:
+    """One line of the report: what was looked at, whether it is well, and what to do if not."""
+
+    name: str
+    well: bool
+    text: str
+    mend: str = ""
+
+
+Check = Callable[[Settings], Iterator[Finding]]
+
+
+def _python(_: Settings) -> Iterator[Finding]:
+    version = ".".join(map(str, sys.version_info[:3]))
+    yield Finding(name="python", well=True, text=f"{version} at {sys.executable}")
+
+
+def _opencode(_: Settings) -> Iterator[Finding]:
+    opencode = OpenCodeConfig(Path.cwd())
+    version = opencode.version()
+    recent = _numbers(version)[: len(_MEASURED)] >= _MEASURED
+    least = ".".join(map(str, _MEASURED))
+    yield Finding(
+        name="opencode",
+        well=recent,
+        text=f"{version} at {opencode.binary}"
+        + ("" if recent else f", older than {least}: it does not list sessions of all projects"),
+        mend="opencode upgrade",
+    )
+    # one after the other: several OpenCodes that start for the first time get in each other's way
+    merged = opencode.merged()
+    lack = opencode_config.lack(merged)
+    action = opencode_config.permission(merged)
+    told = lack is None or lack is opencode_config.Lack.DENIED
+    yield Finding(
+        name="configuration",
+        well=told,
+        text="OpenCode is told of the hub's tools" if told or lack is None else lack.value,
+        mend="agenthub setup",
+    )
+    yield Finding(
+        name="permission",
+        well=action == "allow",
+        text={
+            "allow": "agents may use the hub's tools",
+            "ask": "OpenCode asks its user at each use of the hub's tools",
+        }.get(action, opencode_config.Lack.DENIED.value),
+        mend="agenthub setup",
+    )
+    connection = opencode.connection()
+    yield Finding(
+        name="mcp server",
+        well=connection.connected,
+        text=f"OpenCode says: {connection.text}",
+        mend="agenthub setup",
+    )
+
+
+def _server(settings: Settings) -> Iterator[Finding]:
+    found = OpenCodeServer(
+        settings.opencode_port, root=settings.directory, password=settings.opencode_password or None
+    ).look()
+    if found is None:
+        text = f"{settings.opencode_port} is free: the daemon starts an OpenCode server there"
+    else:
+        text = f"an OpenCode server answers on {settings.opencode_port}"
+    yield Finding(name="port", well=True, text=text)
+    if found is not None:
+        asks = "asks for a password" if found.password else "asks for no password"
+        yield Finding(name="password", well=True, text=f"the server {asks}, and lets the hub in")
+
+
+def _directory(settings: Settings) -> Iterator[Finding]:
+    directory = settings.directory
+    gateway(settings)  # makes what is not there
+    status = directory.stat()
+    private = status.st_mode & 0o077 == 0 and status.st_uid == os.getuid()
+    usable = os.access(directory, os.R_OK | os.W_OK | os.X_OK)
+    yield Finding(
+        name="directory",
+        well=private and usable,
+        text=f"{directory} is "
+        + ("yours alone" if private else "open to others")
+        + ("" if usable else ", and you may not write to it"),
+        mend=f"chown -R $USER {directory}; chmod -R u+rwX,go= {directory}",
+    )
+    free = shutil.disk_usage(directory).free
+    yield Finding(
+        name="disk",
+        well=free >= _ROOM,
+        text=f"{free / 2**30:.1f} GiB are free",
+        mend=f"make room on the disk of {directory}",
+    )
+
+
+def _file_events(settings: Settings) -> Iterator[Finding]:
+    with Watcher(settings.directory / "messages", lambda _: None):
+        yield Finding(name="file events", well=True, text="new messages are noticed at once")
+
+
+def _clock(settings: Settings) -> Iterator[Finding]:
+    probe = settings.directory / "tmp" / f"clock-{os.getpid()}"
+    probe.touch()
+    written = datetime.fromtimestamp(probe.stat().st_mtime, UTC)
+    probe.unlink()
+    skew = abs(datetime.now(UTC) - written)
+    yield Finding(
+        name="clock",
+        well=skew < _SKEW,
+        text="agrees with the disk's"
+        if skew < _SKEW
+        else f"differs from the disk's by {skew.total_seconds():.0f} s: messages expire wrongly",
+        mend="set the clocks of this machine and of the file server",
+    )
+
+
+def _daemon(settings: Settings) -> Iterator[Finding]:
+    status = gateway(settings).status()
+    yield Finding(
+        name="daemon",
+        well=status.attended,
+        text="running" if status.attended else "not running: messages wait",
+        mend="agenthub daemon",
+    )
+    late = status.oldest is not None and datetime.now(UTC) - status.oldest > timedelta(minutes=5)
+    yield Finding(
+        name="pending",
+        well=not late,
+        text=f"{status.waiting} messages wait" + ", some for more than 5 minutes" * late,
+        mend="agenthub messages --state waiting shows for whom",
+    )
+    yield Finding(
+        name="dead letters",
+        well=status.dead == 0,
+        text=f"{status.dead} messages of the last day did not arrive",
+        mend="agenthub messages --dead shows them, agenthub retry ID sends one again",
+    )
+
+
+TRACKS: tuple[dict[str, Check], ...] = (
+    {"python": _python, "opencode": _opencode},
+    {"port": _server},
+    {"directory": _directory, "file events": _file_events, "clock": _clock, "daemon": _daemon},
+)
+"""Checks by name. Those of one track go in order, the tracks side by side: OpenCode takes seconds
+for each of its answers."""
+
+
+def examine(settings: Settings, *, machines: bool) -> bool:
+    """Report on everything, in order; whether all is well."""
+    findings: list[Finding] = []
+    with ThreadPoolExecutor() as pool:
+        under_way = [pool.submit(_look, track, settings) for track in TRACKS]
+        for future in under_way:
+            for finding in future.result():
+                findings.append(finding)
+                if not machines:
+                    _show(finding)
+    if machines:
+        typer.echo(json.dumps([attrs.asdict(finding) for finding in findings], indent=2))
+    return all(finding.well for finding in findings)
+
+
+def _look(track: dict[str, Check], settings: Settings) -> list[Finding]:
+    return [finding for name, check in track.items() for finding in _found(name, check, settings)]
+
+
+def _found(name: str, check: Check, settings: Settings) -> Iterator[Finding]:
+    try:
+        yield from check(settings)
+    except AgentHubError as error:
+        text, _, mend = str(error).partition(": ")
+        yield Finding(name=name, well=False, text=text, mend=mend or " ".join(error.details))
+    except OSError as error:
+        where = error.filename or settings.directory
+        yield Finding(name=name, well=False, text=f"{where}: {error.strerror}")
+
+
+def _show(finding: Finding) -> None:
+    mark = typer.style("✓", "green") if finding.well else typer.style("✗", "red")
+    typer.echo(f"{mark} {finding.name:<14}{one_line(finding.text)}")
+    if not finding.well and finding.mend:
+        typer.echo(f"  {'':<14}→ {one_line(finding.mend)}")
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())

@@ -1,0 +1,26 @@
+"""How a command ends that cannot do what it was asked: a sentence, and an exit status."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+
+import typer
+
+from agenthub_cli import log
+from agenthub_core import AgentHubError, InvalidSettings
+
+FAILED = 1
+UNUSABLE = 2  # the usual status for a command that was called wrongly
+
+
+@contextlib.contextmanager
+def reporting() -> Iterator[None]:
+    """Translate every error that agenthub raises on purpose; any other is a bug, and shows."""
+    try:
+        yield
+    except AgentHubError as error:
+        for line in (f"agenthub: {error}", *error.details):
+            typer.echo(log.one_line(line), err=True)
+        sys.exit(UNUSABLE if isinstance(error, InvalidSettings) else FAILED)

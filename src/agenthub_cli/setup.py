@@ -1,0 +1,127 @@
+"""`agenthub setup`: gives the agents in OpenCode their tools, or takes them away again."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from pathlib import Path
+
+import typer
+from attrs import frozen
+
+from agenthub_adapters import opencode_config
+from agenthub_adapters.clock import SystemClock
+from agenthub_adapters.opencode_config import OpenCodeConfig
+from agenthub_cli.settings import Settings
+from agenthub_core import InvalidSettings, Misconfigured
+
+
+@frozen(kw_only=True)
+class Wish:
+    """What the user asked of `agenthub setup`."""
+
+    remove: bool = False
+    only_print: bool = False
+    yes: bool = False
+    file: Path | None = None
+
+
+def command() -> list[str]:
+    """This installation's `agenthub mcp`, so that OpenCode finds it whatever its PATH is."""
+    script = Path(sys.argv[0])
+    if script.name == "agenthub" and script.exists():
+        return [str(script.absolute()), "mcp"]
+    beside = Path(sys.executable).with_name("agenthub")
+    if beside.exists():
+        return [str(beside), "mcp"]
+    return [sys.executable, "-m", "agenthub_cli", "mcp"]
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """What the server must be told to work in the same directory as the daemon."""
+    if settings.directory == Settings().directory:
+        return {}
+    return {"AGENT_HUB_DIR": str(settings.directory)}
+
+
+def set_up(wish: Wish, settings: Settings) -> None:
+    """Show the change, ask, make it, and let OpenCode check it. Raises `AgentHubError`."""
+    opencode = OpenCodeConfig(Path.cwd())
+    path = wish.file or opencode.file()
+    old = opencode_config.read(path)
+    try:
+        new = (
+            opencode_config.without_hub(old)
+            if wish.remove
+            else opencode_config.with_hub(old, command(), environment(settings))
+        )
+    except Misconfigured as error:
+        raise Misconfigured(
+            f"{path} cannot be edited ({error}): mend it, or add the lines yourself",
+            *lines_to_add(settings),
+        ) from error
+    if old == new:
+        typer.echo(f"{path} needs no change.")
+    else:
+        _show(path, old, new)
+        if wish.only_print:
+            return
+        _confirm(wish)
+        copy = opencode_config.write(path, new, now=SystemClock().now())
+        typer.echo(f"Changed {path}" + (f"; it was copied to {copy.name}." if copy else "."))
+    if not wish.only_print and not wish.remove:
+        _check(opencode, path)
+
+
+def preflight(settings: Settings) -> None:
+    """See that agents will have their tools. Raises `Misconfigured`, which says what to do."""
+    opencode = OpenCodeConfig(Path.cwd())
+    lack = opencode_config.lack(opencode.merged())
+    if lack is not None:
+        raise Misconfigured(
+            f"{lack.value}, so agents could not write to each other. Run `agenthub setup`, or see "
+            f"that {opencode.file()} says:",
+            *lines_to_add(settings),
+        )
+
+
+def lines_to_add(settings: Settings) -> list[str]:
+    """What OpenCode's configuration needs, for people who would rather write it themselves."""
+    return opencode_config.with_hub("{}", command(), environment(settings)).splitlines()
+
+
+def _show(path: Path, old: str, new: str) -> None:
+    typer.echo(f"{path}:\n" if old else f"{path} (new):\n")
+    before, after = old.splitlines(), new.splitlines()
+    for line in list(difflib.unified_diff(before, after, lineterm="", n=2))[2:]:
+        if line.startswith("@@"):
+            continue
+        colour = {"+": typer.colors.GREEN, "-": typer.colors.RED}.get(line[:1])
+        typer.secho(f"  {line}", fg=colour)
+    typer.echo()
+
+
+def _confirm(wish: Wish) -> None:
+    if wish.yes:
+        return
+    if not sys.stdin.isatty():
+        raise InvalidSettings("there is nobody to ask: add --yes to make this change")
+    typer.confirm("Make this change?", default=True, abort=True)
+
+
+def _check(opencode: OpenCodeConfig, path: Path) -> None:
+    typer.echo("Checking with OpenCode …")
+    lack = opencode_config.lack(opencode.merged())
+    if lack is not None:
+        raise Misconfigured(
+            f"{lack.value}, although {path} says otherwise: another configuration file "
+            "overrides it (OPENCODE_CONFIG, or an opencode.json of this project)"
+        )
+    connection = opencode.connection()
+    if not connection.connected:
+        raise Misconfigured(
+            f"OpenCode cannot use the server: {connection.text}. Try it by hand: "
+            f"{' '.join(command())}"
+        )
+    typer.echo(f"✓ {opencode_config.SERVER} {connection.text}")
+    typer.echo("\nRestart the OpenCode windows that are open. Then start the hub: agenthub daemon")

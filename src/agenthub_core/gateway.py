@@ -1,0 +1,499 @@
+"""What agents and people may do at the hub: register, write, read their mail, look things up.
+
+The one way in for `agenthub mcp`, the commands and a dashboard. It works on the store alone, so it
+needs no running hub: what it lets wait there is delivered when one is at work. Who may speak under
+which name is decided here; how a request looks, and how the answer is shown, is the caller's.
+"""
+
+from __future__ import annotations
+
+import difflib
+import enum
+import math
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from itertools import islice
+from typing import Any
+
+from attrs import evolve, frozen
+
+from agenthub_core.errors import RequestRefused
+from agenthub_core.model import (
+    CONTENT_LENGTH,
+    EVERYONE,
+    HUB,
+    HUMAN,
+    RESERVED,
+    Agent,
+    Message,
+    MessageType,
+    Outcome,
+    Priority,
+    Settlement,
+    shown,
+)
+from agenthub_core.policies import Policy
+from agenthub_core.ports import Clock, MessageStore
+from agenthub_core.query import Query
+from agenthub_core.routing import directory_name, recipients
+from agenthub_core.senders import UNLIMITED
+from agenthub_core.threads import RESOLVED, Thread, ThreadStatus, thread_of
+
+DEAD = frozenset(outcome for outcome in Outcome if outcome.is_dead_letter)
+
+_DAY = timedelta(days=1)
+_NEAREST = 3  # names that a refusal offers: enough to find a slip of the pen
+_APART = timedelta(seconds=60)
+"""How far `last_seen` of an agent without a session moves before it is saved again."""
+
+
+@frozen(kw_only=True)
+class Entry:
+    """A message and what became of it; without a settlement it waits."""
+
+    key: str
+    message: Message
+    settlement: Settlement | None = None
+
+    @property
+    def outcome(self) -> Outcome | None:
+        return None if self.settlement is None else self.settlement.outcome
+
+    @property
+    def state(self) -> str:
+        """One word: `waiting`, or the outcome's name."""
+        return "waiting" if self.settlement is None else self.settlement.outcome.value
+
+
+class Presence(enum.Enum):
+    """Whether a message reaches its recipient now."""
+
+    HERE = "here"
+    """Its session is known, and was active lately: it is woken."""
+    AWAY = "away"
+    """It has a name, but no session that was active lately."""
+    UNKNOWN = "unknown"
+    """No agent has that name yet."""
+
+
+@frozen(kw_only=True)
+class Sent:
+    """What was written, and what will happen to it."""
+
+    message: Message
+    presence: Presence
+    reached: tuple[str, ...]
+    """The agents that are woken; of a broadcast, all that are here."""
+    attended: bool
+    """A hub is at work. Without one the message waits."""
+    left: int | None = None
+    """How many more its sender may write soon; None where nothing limits it."""
+    nearest: tuple[str, ...] = ()
+    """For an unknown recipient: the names of agents that look like it."""
+
+
+@frozen(kw_only=True)
+class Present:
+    """An agent, and whether a message reaches it now."""
+
+    agent: Agent
+    presence: Presence
+
+
+@frozen(kw_only=True)
+class Status:
+    """The hub at a glance."""
+
+    attended: bool
+    """A hub is at work."""
+    agents: tuple[Present, ...]
+    waiting: int
+    """Messages that are not settled."""
+    oldest: datetime | None
+    """When the one that has waited longest was written."""
+    dead: int
+    """Messages of the last day that did not reach everybody."""
+    unread: int
+    """Messages in the person's inbox."""
+
+
+class Gateway:
+    """The hub as an agent or a person meets it. One may be used from several threads.
+
+    `acting_as` are reserved names, or names of nobody, that this caller may use: the coordinator
+    its own, a person `human`. `new_id` makes an id that no message has, of `[A-Za-z0-9_-]`.
+    """
+
+    def __init__(
+        self,
+        store: MessageStore,
+        *,
+        clock: Clock,
+        new_id: Callable[[], str],
+        acting_as: Collection[str] = (),
+        policy: Policy | None = None,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._new_id = new_id
+        self._acting_as = frozenset(acting_as)
+        self._policy = policy or Policy()
+        self._shown: set[tuple[str, str]] = set()
+
+    # --------------------------------------------------------------------------------- agents
+
+    def agents(self) -> Sequence[Present]:
+        """Everybody who is known, those who are here first, then by name."""
+        now = self._clock.now()
+        known = [
+            Present(agent=agent, presence=self._presence(agent, now))
+            for agent in self._store.agents()
+        ]
+        return sorted(known, key=lambda each: (each.presence is Presence.AWAY, each.agent.id))
+
+    def register(
+        self,
+        name: str | None,
+        *,
+        directory: str,
+        role: str,
+        capabilities: Iterable[str] = (),
+        collaborates_with: Iterable[str] = (),
+    ) -> Agent:
+        """Keep who an agent is.
+
+        One without a name is the agent whose session is at work in the directory, or is named
+        after it. Raises `RequestRefused` where those are several, and for the hub's own names.
+        """
+        if name is None:
+            name = self._name_in(directory)
+        if name in RESERVED - self._acting_as:
+            raise RequestRefused(f'"{name}" is a name of the hub\'s own: choose another id')
+        agent = Agent(
+            id=name,
+            directory=directory,
+            last_seen=self._clock.now(),
+            role=role,
+            capabilities=tuple(capabilities),
+            collaborates_with=tuple(collaborates_with),
+        )
+        self._store.register_agent(agent)
+        return agent
+
+    def _name_in(self, directory: str) -> str:
+        names = [
+            each.agent.id
+            for each in self.agents()
+            if each.presence is Presence.HERE and each.agent.directory == directory
+        ]
+        if len(names) > 1:
+            raise RequestRefused(
+                f"several agents work in {directory}: {', '.join(names)}. Pass as id the one that "
+                "the hub told you, or a new one of your own"
+            )
+        return names[0] if names else directory_name(directory)
+
+    # -------------------------------------------------------------------------------- writing
+
+    def send(
+        self,
+        *,
+        sender: str,
+        recipient: str,
+        type: MessageType,  # noqa: A002  # the format's own name
+        content: str,
+        priority: Priority = Priority.NORMAL,
+        thread_id: str | None = None,
+        extra: Mapping[str, Any] | None = None,
+    ) -> Sent:
+        """Let a message wait for its recipient. When this returns it survives crash and power loss.
+
+        Without a thread it begins one, under its own id. Raises `RequestRefused` where the sender
+        may not write so, and `InvalidValue`.
+        """
+        known = {agent.id: agent for agent in self._store.agents()}
+        self._check_identity(sender, known)
+        if recipient == HUB:
+            raise RequestRefused(f'"{HUB}" reads no messages: write to an agent, or to "{HUMAN}"')
+        if recipient == sender:
+            raise RequestRefused(f'"{sender}" is the sender itself: write to another agent')
+        if len(content) > CONTENT_LENGTH:
+            raise RequestRefused(
+                f"the content has {len(content)} characters, {CONTENT_LENGTH} are the most: put "
+                "the long part into a file and send its path"
+            )
+        left = self._allowance(sender)
+        identity = self._new_id()
+        message = Message(
+            id=identity,
+            sender=sender,
+            recipient=recipient,
+            type=type,
+            content=content,
+            priority=priority,
+            thread_id=identity if thread_id is None else thread_id,
+            timestamp=self._now(),
+            extra=extra or {},
+        )
+        self._store.put(message)
+        return evolve(self._prospect(message, known), left=left)
+
+    def resolve(
+        self, thread_id: str, *, sender: str, note: str = ""
+    ) -> tuple[Thread, Sequence[Sent]]:
+        """Close a thread: a closing note to everybody else in it. Raises `RequestRefused`."""
+        self._check_identity(sender, {agent.id: agent for agent in self._store.agents()})
+        thread, _ = self.thread(thread_id)
+        if not thread.may_be_resolved_by(sender):
+            raise RequestRefused(
+                f'the thread {thread_id} belongs to "{thread.creator}", who began it: tell them '
+                "that it is done with a message of type completion"
+            )
+        if thread.status is ThreadStatus.RESOLVED:
+            raise RequestRefused(f"the thread {thread_id} is resolved already")
+        others = [name for name in thread.participants if name not in (sender, HUB)]
+        if not others and thread.broadcast:
+            others = [EVERYONE]
+        if not others:
+            raise RequestRefused(f"nobody else is in the thread {thread_id}")
+        closing = f"{RESOLVED}: {note}" if note else RESOLVED
+        sent = [
+            self.send(
+                sender=sender,
+                recipient=other,
+                type=MessageType.COMPLETION,
+                content=closing,
+                priority=Priority.LOW,
+                thread_id=thread_id,
+            )
+            for other in others
+        ]
+        return self.thread(thread_id)[0], sent
+
+    def retry(self, message_id: str) -> Sequence[Sent]:
+        """Let a dead letter wait anew, for those who do not hold it; as if it were written now.
+
+        Raises `RequestRefused` where there is no dead letter of that name.
+        """
+        entries = self.trace(message_id)
+        if not entries:
+            raise RequestRefused(f"there is no message {shown(message_id)}")
+        missed = _missed(entries)
+        if not missed and entries[-1].settlement is None:
+            raise RequestRefused(
+                f"the message {message_id} waits: it is delivered as soon as may be"
+            )
+        if not missed:
+            state = entries[-1].state
+            raise RequestRefused(f"the message {message_id} is no dead letter: it was {state}")
+        known = {agent.id: agent for agent in self._store.agents()}
+        sent = []
+        for recipient, message in missed.items():
+            again = evolve(message, recipient=recipient, timestamp=self._now(), read=False)
+            self._store.put(again)
+            sent.append(self._prospect(again, known))
+        return sent
+
+    # -------------------------------------------------------------------------------- reading
+
+    def mail(
+        self,
+        name: str,
+        *,
+        mark_read: bool = True,
+        type: MessageType | None = None,  # noqa: A002  # the format's own name
+        since: datetime | None = None,
+    ) -> Sequence[Message]:
+        """What somebody has not read yet, oldest first.
+
+        Messages to them that wait; of a person, also what their inbox holds; of an agent without a
+        session, also broadcasts of late. Raises `RequestRefused`.
+        """
+        known = {agent.id: agent for agent in self._store.agents()}
+        agent = self._check_identity(name, known)
+        query = Query(recipient=name, unread=True, type=type, since=since)
+        waiting = [*self._waiting()]
+        entries = [entry for entry in waiting if query.accepts(entry.message)]
+        if name == HUMAN:
+            entries += self._settled(query, but=waiting)
+        elif agent is not None and agent.session_id is None:
+            entries += self._broadcasts(evolve(query, recipient=EVERYONE), agent)
+        if mark_read:
+            for entry in entries:
+                if entry.message.is_broadcast:  # others may yet have to read it
+                    self._shown.add((name, entry.message.digest))
+                else:
+                    self._store.mark_read(entry.key, entry.message)
+        return sorted((entry.message for entry in entries), key=lambda message: message.timestamp)
+
+    def find(self, query: Query) -> Iterator[Entry]:
+        """The messages that the query accepts: those that wait, latest first, then the settled."""
+        waiting = [
+            entry for entry in self._waiting() if query.accepts(entry.message, entry.outcome)
+        ]
+        yield from sorted(waiting, key=lambda entry: entry.message.timestamp, reverse=True)
+        yield from self._settled(query, but=waiting)
+
+    def trace(self, message_id: str) -> Sequence[Entry]:
+        """All messages with this id, oldest first: a retried one has several lives."""
+        waiting = [entry for entry in self._waiting() if entry.message.id == message_id]
+        settled = [
+            Entry(key=settlement.key, message=settlement.message, settlement=settlement)
+            for settlement in self._store.settled(message_id)
+        ]
+        ended = {entry.message.digest for entry in settled}
+        return settled + [entry for entry in waiting if entry.message.digest not in ended]
+
+    def thread(self, thread_id: str) -> tuple[Thread, Sequence[Entry]]:
+        """A conversation, oldest message first. Raises `RequestRefused` where there is none."""
+        found = sorted(
+            self.find(Query(thread_id=thread_id)), key=lambda entry: entry.message.timestamp
+        )
+        thread = thread_of(entry.message for entry in found)
+        if thread is None:
+            raise RequestRefused(f"there is no thread {shown(thread_id)}")
+        return thread, found
+
+    def threads(self, query: Query, *, among: int) -> Sequence[Thread]:
+        """The conversations of the latest so many messages that the query accepts, latest first.
+
+        What is older is not looked at, nor counted: a long thread may seem to begin later.
+        """
+        by_id: dict[str, list[Message]] = {}
+        for entry in islice(self.find(query), among):
+            by_id.setdefault(entry.message.thread_id, []).append(entry.message)
+        threads = [thread for messages in by_id.values() if (thread := thread_of(messages))]
+        return sorted(threads, key=lambda thread: thread.updated, reverse=True)
+
+    def status(self) -> Status:
+        dead = Query(outcomes=DEAD, since=self._clock.now() - _DAY)
+        unread = Query(recipient=HUMAN, unread=True)
+        entries = [*self._waiting()]
+        waiting = [entry.message for entry in entries]
+        settled = [*self._settled(dead, unread, but=entries)]
+        return Status(
+            attended=self._store.claimed(),
+            agents=tuple(self.agents()),
+            waiting=len(waiting),
+            oldest=min((message.timestamp for message in waiting), default=None),
+            dead=sum(dead.accepts(each.message, each.outcome) for each in settled),
+            unread=sum(unread.accepts(message) for message in waiting)
+            + sum(unread.accepts(each.message, each.outcome) for each in settled),
+        )
+
+    # -------------------------------------------------------------------------------- beneath
+
+    def _waiting(self) -> Iterator[Entry]:
+        for key in self._store.keys():  # noqa: SIM118  # a port, no dictionary
+            reading = self._store.read(key)
+            if isinstance(reading, Message):
+                yield Entry(key=key, message=reading)
+
+    def _settled(self, *queries: Query, but: Iterable[Entry]) -> Iterator[Entry]:
+        """Without those that were found waiting just before."""
+        found = {entry.message.digest for entry in but}
+        for settlement in self._store.history(*queries):
+            if not found or settlement.message.digest not in found:
+                yield Entry(key=settlement.key, message=settlement.message, settlement=settlement)
+
+    def _now(self) -> datetime:
+        """As a store keeps it: what was sent is then what is found."""
+        now = self._clock.now()
+        return now.replace(microsecond=now.microsecond // 1000 * 1000)
+
+    def _broadcasts(self, query: Query, agent: Agent) -> Iterator[Entry]:
+        """What everybody was told lately, but this agent could not be: it has no session."""
+        lately = self._clock.now() - self._policy.message_ttl
+        since = lately if query.since is None else max(lately, query.since)
+        for entry in self.find(evolve(query, since=since, unread=False)):
+            message = entry.message
+            if message.sender != agent.id and (agent.id, message.digest) not in self._shown:
+                yield entry
+
+    def _check_identity(self, name: str, known: Mapping[str, Agent]) -> Agent | None:
+        """Who speaks under this name. Raises `RequestRefused` if the caller may not."""
+        if name in self._acting_as:
+            return known.get(name)
+        if name in RESERVED:
+            raise RequestRefused(f'"{name}" is not yours to speak as: use the id of your agent')
+        agent = known.get(name)
+        if agent is None:
+            raise RequestRefused(
+                f"no agent is registered as {shown(name)}{_perhaps(_nearest(name, known))}: use "
+                "the id that the hub told you, or call register_agent first"
+            )
+        now = self._clock.now()
+        if agent.session_id is None and now - agent.last_seen > _APART:
+            self._store.register_agent(evolve(agent, last_seen=now))  # nobody else sees it
+        return agent
+
+    def _allowance(self, sender: str) -> int | None:
+        """How many messages somebody may write after this one. Raises `RequestRefused` at none."""
+        limit = self._policy.rate_limit
+        if limit is None or sender in UNLIMITED:
+            return None
+        now = self._now()
+        recent = Query(sender=sender, since=now - limit.horizon)
+        written = [
+            entry.message.timestamp
+            for entry in self.find(recent)
+            if entry.outcome is not Outcome.RATE_LIMITED
+        ]
+        wait = limit.wait(written, now)
+        if wait:
+            raise RequestRefused(
+                f'"{sender}" has written too often: it may write again in '
+                f"{math.ceil(wait.total_seconds())} s. Say then in one message what is to be said"
+            )
+        return limit.left(written, now) - 1
+
+    def _presence(self, agent: Agent, now: datetime) -> Presence:
+        if agent.session_id is None or now - agent.last_seen > self._policy.agent_stale:
+            return Presence.AWAY
+        return Presence.HERE
+
+    def _prospect(self, message: Message, known: Mapping[str, Agent]) -> Sent:
+        now = self._clock.now()
+        names = recipients(message, known.values(), now=now, active=self._policy.agent_stale)
+        here = tuple(
+            name
+            for name in names
+            if name in known and self._presence(known[name], now) is Presence.HERE
+        )
+        presence = Presence.HERE if here else Presence.AWAY
+        nearest: tuple[str, ...] = ()
+        if message.recipient == HUMAN:
+            presence = Presence.AWAY  # a person looks when they look
+        elif not message.is_broadcast and message.recipient not in known:
+            presence, nearest = Presence.UNKNOWN, _nearest(message.recipient, known)
+        return Sent(
+            message=message,
+            presence=presence,
+            reached=here,
+            attended=self._store.claimed(),
+            nearest=nearest,
+        )
+
+
+def _missed(lives: Iterable[Entry]) -> dict[str, Message]:
+    """Who does not hold a message after all its lives, and which one was to reach them."""
+    missed: dict[str, Message] = {}
+    for entry in lives:
+        missed.pop(entry.message.recipient, None)
+        if entry.settlement is None:
+            continue
+        for delivery in entry.settlement.deliveries:
+            missed.pop(delivery.recipient, None)
+            if delivery.held_at is None and entry.outcome in DEAD:
+                missed[delivery.recipient] = entry.message
+        if not entry.settlement.deliveries and entry.outcome in DEAD:
+            missed[entry.message.recipient] = entry.message
+    return missed
+
+
+def _nearest(name: str, known: Iterable[str]) -> tuple[str, ...]:
+    return tuple(difflib.get_close_matches(name, list(known), n=_NEAREST, cutoff=0.6))
+
+
+def _perhaps(names: Sequence[str]) -> str:
+    return f" (did you mean {' or '.join(names)}?)" if names else ""
