@@ -28,6 +28,7 @@ ARCHIVED = 100_000
 IDLE_SECONDS = 20
 PATIENCE = 30  # seconds after which something hangs; a burst takes 5
 
+_DAEMON = [sys.executable, "-m", "agenthub_cli", "daemon"]
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -47,7 +48,7 @@ class Bench:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         self._daemon = subprocess.Popen(
-            [sys.executable, "-m", "agenthub_cli", "daemon", "--log-level", "WARNING"],
+            [*_DAEMON, "--log-level", "WARNING", "--no-preflight"],
             env=os.environ | {"AGENT_HUB_DIR": str(root), "OPENCODE_PORT": str(port)},
         )
         self.write(0)

@@ -1,4 +1,4 @@
-"""Two agents in two projects: one asks, the hub wakes the other, and its model answers.
+"""Two agents in two projects: one asks with its tool, the hub wakes the other, which answers.
 
 On the real OpenCode with a scripted model, so that it costs nothing; without OpenCode the same
 scene is played in memory. All of it lies in a temporary folder and ends with the scene.
@@ -6,13 +6,14 @@ scene is played in memory. All of it lies in a temporary folder and ends with th
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from agenthub_adapters.clock import SystemClock
@@ -30,9 +31,20 @@ from agenthub_core import (
 )
 from agenthub_core.testing import MemoryRelay, MemoryStore
 from testkit.opencode import OpenCode, find_opencode, make_project, said
-from testkit.scripted_model import Rule, ScriptedModel, Text, in_directory
+from testkit.scripted_model import (
+    Request,
+    Rule,
+    ScriptedModel,
+    Text,
+    ToolCall,
+    after_tool,
+    in_directory,
+    last_user,
+)
 from testkit.waiting import eventually
 
+SEND = "agent-hub_send_message"
+TASK = "Build the login form."
 QUESTION = "What does POST /api/login expect, and what does it answer?"
 ANSWER = "It takes {email, password} and answers 200 {token}, or 401 {error}."
 STOP_SECONDS = 10  # twice what the daemon promises
@@ -51,43 +63,95 @@ def _quote(prompt: str) -> None:
 def play_on_opencode(binary: Path, folder: Path) -> dict[str, float]:
     """The scene on the real OpenCode; what the hub counted."""
     web, api = make_project(folder / "web"), make_project(folder / "api")
-    rules = [Rule(in_directory(api), Text(ANSWER))]
-    tell("OpenCode", "starting, with a scripted model")
-    with (
-        ScriptedModel(rules) as model,
-        OpenCode(binary, folder / "home", model.url) as opencode,
-    ):
-        asking, answering = (opencode.create_session(project) for project in (web, api))
-        hub_folder = folder / "home" / ".agent-hub"
-        daemon = subprocess.Popen(
-            [sys.executable, "-m", "agenthub_cli", "daemon"],
-            env=opencode.env | {"OPENCODE_PORT": str(opencode.port)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        echo = threading.Thread(target=_echo, args=(daemon,))
-        echo.start()
-        try:
-            eventually((hub_folder / "agents" / f"{answering['slug']}.json").exists)
-            message = {
-                "from": asking["slug"],
-                "to": answering["slug"],
-                "type": "question",
-                "content": QUESTION,
-            }
-            tell(asking["slug"], f"(in web) {QUESTION}")
-            (hub_folder / "messages" / "login.json").write_text(json.dumps(message))
+    home = folder / "home"
+    with ScriptedModel() as model:
+        opencode = OpenCode(binary, home, model.url)
+        tell("agenthub", "setup gives the agents in OpenCode their tools")
+        run_agenthub(opencode, "setup", "--yes")
+        tell("OpenCode", "starting, with a scripted model")
+        with opencode, _daemon(opencode):
+            asking, answering = (opencode.create_session(project) for project in (web, api))
+            for session in (asking, answering):
+                eventually((home / f".agent-hub/agents/{session['slug']}.json").exists)
+            asks = ToolCall(
+                SEND,
+                **{
+                    "from": asking["slug"],
+                    "to": answering["slug"],
+                    "type": "question",
+                    "content": QUESTION,
+                },
+            )
+            model.add(
+                Rule(in_directory(api), [_answer, Text("Answered.")]),
+                Rule(in_directory(web) & last_user(TASK), [asks, Text("I have asked.")]),
+                Rule(in_directory(web), Text(f"Understood: {ANSWER}")),
+            )
+            tell("you", f"(to {asking['slug']}, in web) {TASK}")
+            opencode.prompt(asking["id"], TASK)
             request = model.wait_for(in_directory(api))
+            tell(asking["slug"], f"calls {SEND}: {QUESTION}")
             tell(answering["slug"], "(in api) is awake; its model reads:")
             _quote(request.last_user)
-            opencode.wait_for_idle(answering["id"])
-            tell(answering["slug"], said(opencode.messages(answering["id"])[-1]))
-            eventually((hub_folder / "messages" / "archive" / "login.json").exists)
-        finally:
-            daemon.terminate()
-            daemon.wait(STOP_SECONDS)
-            echo.join()
-        return _exported(hub_folder / "metrics.prom")
+            model.wait_for(in_directory(api) & after_tool(SEND))
+            tell(answering["slug"], f"calls {SEND}: {ANSWER}")
+            model.wait_for(in_directory(web) & last_user(re.escape(ANSWER)))
+            opencode.wait_for_idle(asking["id"])
+            tell(asking["slug"], said(opencode.messages(asking["id"])[-1]))
+            eventually(lambda: _settled(home) == 2)
+            for line in run_agenthub(opencode, "status").splitlines():
+                tell("agenthub", line)
+        return _exported(home / ".agent-hub" / "metrics.prom")
+
+
+def _answer(request: Request) -> ToolCall:
+    """The answering agent does what the message says is the way to answer."""
+    own, other, thread = re.findall(
+        r'from "([\w-]+)", to "([\w-]+)",\s+threadId "([\w-]+)"', request.last_user
+    )[0]
+    answer = {"from": own, "to": other, "type": "context", "threadId": thread, "content": ANSWER}
+    return ToolCall(SEND, **answer)
+
+
+def _settled(home: Path) -> int:
+    return len(list((home / ".agent-hub/messages/archive").iterdir()))
+
+
+def run_agenthub(opencode: OpenCode, *arguments: str) -> str:
+    """Run a command as the person of this HOME; what it says."""
+    return subprocess.run(
+        [sys.executable, "-m", "agenthub_cli", *arguments],
+        env=_environment(opencode),
+        cwd=opencode.home,
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+    ).stdout
+
+
+@contextlib.contextmanager
+def _daemon(opencode: OpenCode) -> Iterator[None]:
+    """The hub at work, and what it says on the screen."""
+    daemon = subprocess.Popen(
+        [sys.executable, "-m", "agenthub_cli", "daemon"],
+        env=_environment(opencode) | {"OPENCODE_PORT": str(opencode.port)},
+        cwd=opencode.home,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    echo = threading.Thread(target=_echo, args=(daemon,))
+    echo.start()
+    try:
+        yield
+    finally:
+        daemon.terminate()
+        daemon.wait(STOP_SECONDS)
+        echo.join()
+
+
+def _environment(opencode: OpenCode) -> dict[str, str]:
+    path = f"{opencode.binary.parent}{os.pathsep}{opencode.env['PATH']}"
+    return opencode.env | {"PATH": path, "AGENT_HUB_SESSION_POLL": "1"}
 
 
 def play_in_memory() -> dict[str, float]:

@@ -27,12 +27,13 @@ def test_on_opencode_one_agent_asks_and_the_other_answers_and_nothing_is_left(
         | {"AGENTHUB_OPENCODE": str(opencode_binary), "HOME": str(home), "TMPDIR": str(temporary)},
         capture_output=True,
         text=True,
-        timeout=60,  # it takes 4 s; a minute is what a person would wait
+        timeout=60,  # it takes 8 s; a minute is what a person would wait
         check=True,
     )
     assert scene.stdout.count(QUESTION) == 2  # as it was asked, and as the other's model reads it
-    assert ANSWER in scene.stdout
-    assert "agent_hub_messages_total                  1" in scene.stdout
+    assert f"calls agent-hub_send_message: {ANSWER}" in scene.stdout
+    assert f"Understood: {ANSWER}" in scene.stdout  # it has come back to who asked
+    assert "agent_hub_messages_total                  2" in scene.stdout
     assert scene.stderr == ""
     assert [*temporary.iterdir(), *home.iterdir()] == []
 
