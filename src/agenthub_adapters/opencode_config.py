@@ -8,6 +8,7 @@ to edit, and what to tell the user, is the command's business. Facts as measured
 from __future__ import annotations
 
 import enum
+import itertools
 import json
 import os
 import re
@@ -42,6 +43,9 @@ machine that is busy, and OpenCode's own 5 s would leave them without tools."""
 _COMMAND_SECONDS = 60  # OpenCode's slowest, `mcp list`, takes 3 s, and longer for dead servers
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+_INPUT = re.compile(r"^--- JSONC Input ---$.*?(?=^--- Errors ---$)", re.DOTALL | re.MULTILINE)
+"""The whole file, which OpenCode repeats where it cannot parse it; it may hold keys."""
+
 _LISTED = re.compile(rf"([✓✗○⚠])\s+{re.escape(SERVER)}\s+(\S.*)")
 
 
@@ -93,7 +97,7 @@ class OpenCodeConfig:
         said = _ESCAPES.sub("", self._run("mcp", "list"))
         found = _LISTED.search(said)
         if found is None:
-            return Connection(connected=False, text=f"OpenCode lists no MCP server {SERVER}")
+            return Connection(connected=False, text=f"no MCP server is named {SERVER}")
         mark, state = found.groups()
         following = said[found.end() :].split("\n")[1:2]
         reason = following[0].strip("│ ") if following and mark != "✓" else ""
@@ -129,8 +133,8 @@ class OpenCodeConfig:
         except (OSError, subprocess.TimeoutExpired) as error:
             raise Misconfigured(f"{command} failed: {error}") from error
         if done.returncode != 0:
-            said = [line for line in _ESCAPES.sub("", done.stderr).splitlines() if line.strip()]
-            raise Misconfigured(f"{command} failed", *said)
+            said = _INPUT.sub("", _ESCAPES.sub("", done.stderr)).splitlines()
+            raise Misconfigured(f"{command} failed", *(line for line in said if line.strip()))
         return done.stdout
 
 
@@ -196,6 +200,8 @@ def with_hub(text: str, command: Sequence[str], environment: Mapping[str, str]) 
 
 def without_hub(text: str) -> str:
     """A configuration file's text without what `with_hub` has added. Raises `Misconfigured`."""
+    if not text.strip():
+        return text
     try:
         for section, name in (("mcp", SERVER), ("permission", PERMISSION)):
             found = _object(_object(jsonc.loads(text)).get(section))
@@ -224,7 +230,7 @@ def write(path: Path, text: str, *, now: datetime) -> Path | None:
     A link stays a link. Raises `Misconfigured`, and then the file is as it was.
     """
     target = path.resolve()
-    copy = target.with_name(f"{target.name}.{now:%Y%m%d-%H%M%S}.bak") if target.exists() else None
+    copy = _unused(target, f".{now:%Y%m%d-%H%M%S}") if target.exists() else None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if copy is not None:
@@ -236,6 +242,13 @@ def write(path: Path, text: str, *, now: datetime) -> Path | None:
         where = error.filename or target
         raise Misconfigured(f"{where} cannot be written: {error.strerror}") from error
     return copy
+
+
+def _unused(target: Path, stamp: str) -> Path:
+    """A name for the copy: one of the same second must stay, too."""
+    stamps = itertools.chain([stamp], (f"{stamp}.{number}" for number in itertools.count(2)))
+    names = (target.with_name(f"{target.name}{each}.bak") for each in stamps)
+    return next(name for name in names if not name.exists())
 
 
 def _replace(target: Path, text: str) -> None:

@@ -25,7 +25,7 @@ from agenthub_adapters.watcher import Watcher
 from agenthub_cli.compose import gateway
 from agenthub_cli.log import one_line
 from agenthub_cli.settings import Settings
-from agenthub_core import AgentHubError
+from agenthub_core import AgentHubError, Misconfigured, ServerError
 
 _MEASURED = (1, 18)
 """The OpenCode that agenthub is measured on; an older one lacks what the hub asks it for."""
@@ -65,7 +65,12 @@ def _opencode(_: Settings) -> Iterator[Finding]:
         mend="opencode upgrade",
     )
     # one after the other: several OpenCodes that start for the first time get in each other's way
-    merged = opencode.merged()
+    try:
+        merged = opencode.merged()
+    except Misconfigured as error:
+        text = " ".join((f"{error}:", *error.details))
+        yield Finding(name="configuration", well=False, text=text, mend="mend that file")
+        return
     lack = opencode_config.lack(merged)
     action = opencode_config.permission(merged)
     told = lack is None or lack is opencode_config.Lack.DENIED
@@ -163,24 +168,24 @@ def _daemon(settings: Settings) -> Iterator[Finding]:
     yield Finding(
         name="pending",
         well=not late,
-        text=f"{status.waiting} messages wait" + ", some for more than 5 minutes" * late,
+        text=f"{status.waiting} waiting" + ", some for more than 5 minutes" * late,
         mend="agenthub messages --state waiting shows for whom",
     )
     yield Finding(
         name="dead letters",
         well=status.dead == 0,
-        text=f"{status.dead} messages of the last day did not arrive",
+        text=f"{status.dead} in the last day",
         mend="agenthub messages --dead shows them, agenthub retry ID sends one again",
     )
 
 
 TRACKS: tuple[dict[str, Check], ...] = (
-    {"python": _python, "opencode": _opencode},
-    {"port": _server},
+    {"python": _python, "port": _server},
     {"directory": _directory, "file events": _file_events, "clock": _clock, "daemon": _daemon},
+    {"opencode": _opencode},
 )
 """Checks by name. Those of one track go in order, the tracks side by side: OpenCode takes seconds
-for each of its answers."""
+for each of its answers, so it comes last."""
 
 
 def examine(settings: Settings, *, machines: bool) -> bool:
@@ -199,15 +204,18 @@ def examine(settings: Settings, *, machines: bool) -> bool:
 
 
 def _look(track: dict[str, Check], settings: Settings) -> list[Finding]:
-    return [finding for name, check in track.items() for finding in _found(name, check, settings)]
+    found = [finding for name, check in track.items() for finding in _found(name, check, settings)]
+    return [attrs.evolve(each, mend="" if each.well else each.mend) for each in found]
 
 
 def _found(name: str, check: Check, settings: Settings) -> Iterator[Finding]:
     try:
         yield from check(settings)
-    except AgentHubError as error:
+    except (Misconfigured, ServerError) as error:  # after the colon they say what to do
         text, _, mend = str(error).partition(": ")
         yield Finding(name=name, well=False, text=text, mend=mend or " ".join(error.details))
+    except AgentHubError as error:
+        yield Finding(name=name, well=False, text=str(error))
     except OSError as error:
         where = error.filename or settings.directory
         yield Finding(name=name, well=False, text=f"{where}: {error.strerror}")
@@ -216,7 +224,7 @@ def _found(name: str, check: Check, settings: Settings) -> Iterator[Finding]:
 def _show(finding: Finding) -> None:
     mark = typer.style("✓", "green") if finding.well else typer.style("✗", "red")
     typer.echo(f"{mark} {finding.name:<14}{one_line(finding.text)}")
-    if not finding.well and finding.mend:
+    if finding.mend:
         typer.echo(f"  {'':<14}→ {one_line(finding.mend)}")
 
 

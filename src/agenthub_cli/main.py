@@ -34,7 +34,7 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback(epilog="Start with: agenthub daemon")
+@app.callback(epilog="Start with: agenthub setup, then agenthub daemon")
 def _main(
     version: Annotated[
         bool,

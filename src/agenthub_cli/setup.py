@@ -46,7 +46,8 @@ def environment(settings: Settings) -> dict[str, str]:
 
 def set_up(wish: Wish, settings: Settings) -> None:
     """Show the change, ask, make it, and let OpenCode check it. Raises `AgentHubError`."""
-    opencode = OpenCodeConfig(Path.cwd())
+    # where a project's own file holds
+    opencode = OpenCodeConfig(wish.file.absolute().parent if wish.file else Path.cwd())
     path = wish.file or opencode.file()
     old = opencode_config.read(path)
     try:
@@ -57,26 +58,47 @@ def set_up(wish: Wish, settings: Settings) -> None:
         )
     except Misconfigured as error:
         raise Misconfigured(
-            f"{path} cannot be edited ({error}): mend it, or add the lines yourself",
+            f"{path} cannot be edited ({error}): mend it, or "
+            f"{'remove' if wish.remove else 'add'} the lines yourself",
             *lines_to_add(settings),
         ) from error
     if old == new:
         typer.echo(f"{path} needs no change.")
     else:
         _show(path, old, new)
-        if wish.only_print:
-            return
-        _confirm(wish)
-        copy = opencode_config.write(path, new, now=SystemClock().now())
-        typer.echo(f"Changed {path}" + (f"; it was copied to {copy.name}." if copy else "."))
-    if not wish.only_print and not wish.remove:
+        if not wish.only_print:
+            _change(wish, path, old, new)
+    if wish.only_print:
+        return
+    if wish.remove:
+        _check_gone(opencode)
+    else:
         _check(opencode, path)
+    if old != new:
+        typer.echo(
+            "\nRestart the OpenCode windows that are open: they keep what they started with."
+        )
+    if not wish.remove:
+        typer.echo("Start the hub with: agenthub daemon")
+
+
+def _change(wish: Wish, path: Path, old: str, new: str) -> None:
+    _confirm(wish)
+    if opencode_config.read(path) != old:
+        raise Misconfigured(f"{path} was changed by another program: run it again")
+    copy = opencode_config.write(path, new, now=SystemClock().now())
+    typer.echo(f"Changed {path}" + (f"; the old text is in {copy}" if copy else ""))
 
 
 def preflight(settings: Settings) -> None:
     """See that agents will have their tools. Raises `Misconfigured`, which says what to do."""
     opencode = OpenCodeConfig(Path.cwd())
-    lack = opencode_config.lack(opencode.merged())
+    try:
+        lack = opencode_config.lack(opencode.merged())
+    except Misconfigured as error:
+        raise Misconfigured(
+            f"{error}: mend what OpenCode complains of, then run `agenthub setup`", *error.details
+        ) from error
     if lack is not None:
         raise Misconfigured(
             f"{lack.value}, so agents could not write to each other. Run `agenthub setup`, or see "
@@ -124,4 +146,11 @@ def _check(opencode: OpenCodeConfig, path: Path) -> None:
             f"{' '.join(command())}"
         )
     typer.echo(f"✓ {opencode_config.SERVER} {connection.text}")
-    typer.echo("\nRestart the OpenCode windows that are open. Then start the hub: agenthub daemon")
+
+
+def _check_gone(opencode: OpenCodeConfig) -> None:
+    if opencode_config.SERVER in opencode.merged().get("mcp", {}):
+        raise Misconfigured(
+            f"OpenCode still has {opencode_config.SERVER}, from another configuration file "
+            "(OPENCODE_CONFIG, or an opencode.json of this project): name it with --file"
+        )
