@@ -89,7 +89,7 @@ def _limit(description: str) -> Arguments:
     return {"type": "integer", "description": description, **bounds}
 
 
-_FROM = _name("Your own agent id.")
+_FROM = _name("Your own agent id, as the hub told you or register_agent answered.")
 _SINCE: Arguments = {
     "type": "number",
     "description": "Only messages written then or later, in milliseconds since 1970.",
@@ -210,7 +210,7 @@ class AgentTools:
             "messageId": sent.message.id,
             "threadId": sent.message.thread_id,
             "recipient": sent.presence.value,
-            "note": prospect(sent) + _limit_note(sent),
+            "note": prospect(sent),
         } | ({} if sent.left is None else {"messagesLeft": sent.left})
 
     def get_messages(self, given: Arguments) -> Answer:
@@ -225,7 +225,7 @@ class AgentTools:
     def get_hub_status(self, given: Arguments) -> Answer:
         status = self._gateway.status()
         return {
-            "hub": "running" if status.attended else _NOBODY,
+            "hub": "running" if status.attended else f"not running. {_NOBODY}",
             "messagesWaiting": status.waiting,
             "agents": self._described(status.agents, away=False),
         }
@@ -242,7 +242,7 @@ class AgentTools:
             "status": thread.status.value,
             "creator": thread.creator,
             "participants": thread.participants,
-            "count": thread.messages,
+            "total": thread.messages,
             "messages": [*map(_entry_object, shown_ones)],
         }
 
@@ -282,34 +282,45 @@ class AgentTools:
 
 def prospect(sent: Sent) -> str:
     """What will happen to a message, in words."""
+    said = [_fate(sent)]
+    if sent.nearest:
+        said.append(f"Did you mean {' or '.join(sent.nearest)}?")
+    if not sent.attended and sent.message.recipient != HUMAN:
+        said.append(f"{_NOBODY}.")
+    elif sent.presence is Presence.HERE:
+        by_itself = "comes into your session by itself" if sent.woken else "is in get_messages"
+        said.append(f"An answer {by_itself}.")
+    if sent.left is not None and sent.left <= _NEAR:
+        said.append(f"You are near your limit: {_counted(sent.left, 'message')} left for now.")
+    return " ".join(said)
+
+
+def _fate(sent: Sent) -> str:
     recipient = sent.message.recipient
-    if not sent.attended:
-        return f"The message waits: {_NOBODY}."
     if recipient == HUMAN:
         return "The person who runs the hub reads it when they look: go on without an answer."
     if recipient == EVERYONE and sent.reached:
-        return f"It goes to {len(sent.reached)} agents: {', '.join(sent.reached)}."
+        return f"It is for {_counted(len(sent.reached), 'agent')}: {', '.join(sent.reached)}."
     if recipient == EVERYONE:
-        return "No other agent is here now: the message waits for the first who comes."
-    match sent.presence:
-        case Presence.HERE:
-            said = "is here and is woken. An answer comes into your session by itself"
-        case Presence.AWAY:
-            said = "is known but away: the message waits until it is back, or reads it"
-        case Presence.UNKNOWN:
-            said = "is not known yet: the message waits for it. list_agents tells who is here"
-            if sent.nearest:
-                said += f". Did you mean {' or '.join(sent.nearest)}"
-    return f"{recipient} {said}{'?' if sent.nearest else '.'}"
+        return "No other agent is here now: it waits for the first who comes."
+    if sent.presence is Presence.HERE and not sent.attended:
+        return f"{recipient} is known; the message waits for a hub."
+    return f"{recipient} {_FATES[sent.presence]}"
 
 
-def _limit_note(sent: Sent) -> str:
-    if sent.left is None or sent.left > _NEAR:
-        return ""
-    return f" You are near your limit: {sent.left} more messages, then you must wait."
+_FATES = {
+    Presence.HERE: "is here and is woken.",
+    Presence.AWAY: "cannot be woken now: it reads the message when it is back, or asks for its "
+    "messages.",
+    Presence.UNKNOWN: "is not known yet: the message waits for it. list_agents tells who is here.",
+}
 
 
-_NOBODY = "no agenthub daemon is running; ask your user to start one with `agenthub daemon`"
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+_NOBODY = "No agenthub daemon is running; ask your user to start one with `agenthub daemon`"
 
 
 def _result(text: str, *, is_error: bool = False) -> CallToolResult:
@@ -402,7 +413,8 @@ TOOLS: Mapping[str, _Tool] = {
             name="send_message",
             description="Write to another agent. Its session is woken and it reads your words with "
             "nothing else, so say all that it needs to know. An answer comes into your session by "
-            "itself. Every message costs its reader a turn: do not write only to thank or confirm.",
+            "itself, if your program can be woken. Every message costs its reader a turn: do not "
+            "write only to thank or confirm.",
             properties={
                 "from": _FROM,
                 "to": _name(
@@ -480,7 +492,7 @@ TOOLS: Mapping[str, _Tool] = {
             description="Read a conversation, oldest message first.",
             properties={
                 "threadId": _name("The thread's id, as it stands in each of its messages."),
-                "limit": _limit("Only the newest so many."),
+                "limit": _limit("How many messages at most; the newest are kept."),
             },
             required=("threadId",),
             reads=True,
@@ -508,7 +520,7 @@ TOOLS: Mapping[str, _Tool] = {
                 "threadId": _name("Belongs to this thread."),
                 "type": _TYPE,
                 "since": _SINCE,
-                "limit": _limit("At most so many."),
+                "limit": _limit("How many messages at most."),
             },
             reads=True,
             answer=AgentTools.search_messages,

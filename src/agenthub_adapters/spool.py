@@ -41,6 +41,7 @@ from agenthub_core import (
     Agent,
     Clock,
     Fault,
+    InvalidValue,
     Malformed,
     Message,
     Query,
@@ -154,9 +155,11 @@ class FileSpool:
 
     def history(self, *queries: Query) -> Iterator[Settlement]:
         screens = [(query, codec.screen(query)) for query in queries]
-        for _, name in self._dated():
-            with _reading(self.archive):
+        for name in self._latest_first():
+            try:
                 data = _content(f"{self.archive}/{name}")
+            except OSError as error:
+                raise _unreadable(error, self.archive) from error
             if data is None:
                 continue
             likely = [query for query, may_be_accepted in screens if may_be_accepted(data)]
@@ -166,8 +169,8 @@ class FileSpool:
             ):
                 yield record
 
-    def _dated(self) -> list[tuple[int, str]]:
-        """The names of the records with their times, the latest first."""
+    def _latest_first(self) -> list[str]:
+        """The names of the records."""
         dated = []
         with _reading(self.archive), os.scandir(self.archive) as entries:
             for entry in entries:
@@ -175,7 +178,7 @@ class FileSpool:
                     if is_message_name(entry.name):
                         dated.append((entry.stat(follow_symlinks=False).st_mtime_ns, entry.name))
         dated.sort(reverse=True)
-        return dated
+        return [name for _, name in dated]
 
     def claimed(self) -> bool:
         path = self.root / "daemon.lock"
@@ -203,10 +206,14 @@ class FileSpool:
 
     def put(self, message: Message) -> str:
         message = codec.as_read(message)
+        data = codec.encode_message(message)
+        read = codec.decode_message(data, stem=message.id, written=message.timestamp)
+        if isinstance(read, Fault):  # what its sender added may be too much, or no JSON
+            raise InvalidValue(read.field, read.found, read.expected)
         with _writing(self.messages):
             names = (f"{message.id}.json", f"{message.id}-{message.digest[:12]}.json")
             for name in names:
-                if self._publish(self.messages / name, codec.encode_message(message)):
+                if self._publish(self.messages / name, data):
                     _sync_directory(self.messages)
                     return name
                 waiting = self.read(name)
@@ -516,8 +523,11 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        where = error.filename or path
-        raise StoreUnreadable(f"{where} cannot be read: {error.strerror}") from error
+        raise _unreadable(error, path) from error
+
+
+def _unreadable(error: OSError, path: Path) -> StoreUnreadable:
+    return StoreUnreadable(f"{error.filename or path} cannot be read: {error.strerror}")
 
 
 @contextlib.contextmanager

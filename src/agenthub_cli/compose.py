@@ -97,9 +97,15 @@ def run_mcp(settings: Settings, version: str) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a read that has begun hears of nothing else
     # a tool call does not say which session it comes from; the coordinator's is the only one there
-    coordinator = settings.directory / "coordinator"
-    acting_as = {COORDINATOR} if Path.cwd() == coordinator.resolve() else ()
+    acting_as = {COORDINATOR} if _works_in(settings.directory / "coordinator") else ()
     AgentTools(gateway(settings, acting_as=acting_as), clock=SystemClock(), version=version).serve()
+
+
+def _works_in(directory: Path) -> bool:
+    try:
+        return Path.cwd() == directory.resolve()
+    except FileNotFoundError:  # where the client started it is gone
+        return False
 
 
 def _written(spool: FileSpool, policy: Policy, clock: Clock) -> Iterator[tuple[str, datetime]]:

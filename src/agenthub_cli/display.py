@@ -6,32 +6,31 @@ Others' words are shown, never obeyed: no control character and no markup of the
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from rich.cells import cell_len
-from rich.console import Console
-from rich.text import Text
+import typer
+from rich.cells import cell_len, set_cell_size
 
 from agenthub_adapters import codec
 from agenthub_cli.log import one_line
 from agenthub_core import Entry, Present, Thread
 
-_UNBOUNDED = 10_000_000  # columns: no message is longer
-
-_STYLES = {
-    "waiting": "yellow",
-    "delivered": "green",
-    "read": "green",
-    "expired": "red",
-    "rejected": "red",
-    "rate-limited": "red",
-    "here": "green",
-    "away": "dim",
-    "open": "yellow",
-    "resolved": "green",
+_COLOURS = {
+    "waiting": typer.colors.YELLOW,
+    "delivered": typer.colors.GREEN,
+    "read": typer.colors.GREEN,
+    "expired": typer.colors.RED,
+    "rejected": typer.colors.RED,
+    "rate-limited": typer.colors.RED,
+    "here": typer.colors.GREEN,
+    "away": typer.colors.BRIGHT_BLACK,
+    "open": typer.colors.YELLOW,
+    "resolved": typer.colors.GREEN,
 }
 
 JsonObject = dict[str, Any]
@@ -39,7 +38,7 @@ JsonObject = dict[str, Any]
 
 def say(text: str = "") -> None:
     """A line for the person at the terminal."""
-    _console().print(Text(one_line(text)), soft_wrap=True)
+    _print(_shown(text))
 
 
 def as_json(value: object) -> None:
@@ -54,18 +53,20 @@ def as_json(value: object) -> None:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Rows under their headings, a line each; on a terminal they are cut off to fit."""
-    console = _console()
-    lines = [[Text(name, "bold") for name in columns]]
-    lines += [[Text(one_line(cell), _STYLES.get(cell, "")) for cell in row] for row in rows]
-    widths = [max(cell_len(cell.plain) for cell in column) for column in zip(*lines, strict=True)]
+    lines = [list(columns), *([_shown(cell) for cell in row] for row in rows)]
+    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
     if sys.stdout.isatty():
-        widths = _fitted(widths, console.width - _GAP * (len(widths) - 1))
-    for line in lines:
-        for cell, width in zip(line, widths, strict=True):
-            cell.truncate(width, overflow="ellipsis", pad=True)
-        shown = Text(" " * _GAP).join(line)
-        shown.rstrip()
-        console.print(shown, soft_wrap=True)
+        widths = _fitted(widths, shutil.get_terminal_size().columns - _GAP * (len(widths) - 1))
+    for number, line in enumerate(lines):
+        fitted = [_fit(cell, width) for cell, width in zip(line, widths, strict=True)]
+        while not fitted[-1].strip():
+            fitted.pop()
+        fitted[-1] = fitted[-1].rstrip()
+        styled = [
+            typer.style(cell, fg=_COLOURS.get(cell.rstrip()), bold=not number or None)
+            for cell in fitted
+        ]
+        _print((" " * _GAP).join(styled))
 
 
 def _fitted(widths: Sequence[int], room: int) -> list[int]:
@@ -76,16 +77,21 @@ def _fitted(widths: Sequence[int], room: int) -> list[int]:
     return [first, *others]
 
 
+def _fit(text: str, width: int) -> str:
+    if cell_len(text) > width:
+        return set_cell_size(text, width - 1) + "…"
+    return set_cell_size(text, width)
+
+
 _GAP = 2  # blanks between two columns
 
 
 def block(heading: str, content: str) -> None:
     """A message as it is read: who wrote when, and below it the words."""
-    console = _console()
-    console.print(Text(one_line(heading), "bold"), soft_wrap=True)
+    _print(typer.style(_shown(heading), bold=True))
     for line in content.splitlines():
-        console.print(Text(f"  {one_line(line)}"), soft_wrap=True)
-    console.print()
+        _print(f"  {_shown(line)}".rstrip())
+    _print("")
 
 
 def ago(when: datetime, now: datetime) -> str:
@@ -145,6 +151,11 @@ def thread_object(thread: Thread) -> JsonObject:
     }
 
 
-def _console() -> Console:
-    width = None if sys.stdout.isatty() else _UNBOUNDED
-    return Console(width=width, highlight=False, markup=False, emoji=False)
+def _shown(text: str) -> str:
+    return one_line(text.expandtabs())
+
+
+def _print(line: str) -> None:
+    encoding = sys.stdout.encoding or "utf-8"
+    plain = line.encode(encoding, "replace").decode(encoding)  # a terminal of old
+    typer.echo(plain, color=False if "NO_COLOR" in os.environ else None)

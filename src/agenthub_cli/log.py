@@ -52,9 +52,15 @@ def configure(level: int, *, machines: bool, stream: TextIO | None = None) -> No
 
 def one_line(text: str) -> str:
     """Without what would break the line or move the cursor: others' words may be in the text."""
+    if text.isprintable():
+        return text
     return "".join(
-        character if character.isprintable() else ascii(character)[1:-1] for character in text
+        character if character.isprintable() or character in _HARMLESS else ascii(character)[1:-1]
+        for character in text
     )
+
+
+_HARMLESS = "\N{NO-BREAK SPACE}\N{ZERO WIDTH JOINER}"  # what texts and emoji are made with
 
 
 def observe(_: Event, actions: Sequence[Action]) -> None:

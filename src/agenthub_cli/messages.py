@@ -162,6 +162,8 @@ def _prospect(sent: Sent) -> str:
     if not sent.attended:
         waits = unknown if sent.presence is Presence.UNKNOWN else "It waits."
         return f"{waits} No hub is running: agenthub daemon"
+    if to == HUMAN:
+        return "It is read with: agenthub inbox"
     if sent.message.is_broadcast:
         return f"It goes to {len(sent.reached)} agents." if sent.reached else "Nobody is here."
     match sent.presence:
@@ -179,7 +181,7 @@ def _sent_object(sent: Sent, answer: Message | None = None) -> dict[str, object]
     return {
         "messageId": sent.message.id,
         "threadId": sent.message.thread_id,
-        "recipient": sent.presence.value,
+        "presence": sent.presence.value,
         "hubRunning": sent.attended,
         "didYouMean": list(sent.nearest),
     } | ({} if answer is None else {"answer": codec.message_object(answer)})
@@ -192,7 +194,7 @@ def _wait(gateway: Gateway, message: Message, until: Until, timeout: float) -> M
     deadline = time.monotonic() + timeout
     with changes(read_settings()) as change:
         while True:
-            # just while it is settled it is found twice, the settled one first
+            # the first of its lives: somebody may have sent a dead letter again already
             entry = next(iter(gateway.trace(message.id)), None)
             if entry is None:
                 raise RequestRefused("somebody has removed it from the spool")
@@ -212,9 +214,14 @@ def _wait(gateway: Gateway, message: Message, until: Until, timeout: float) -> M
 
 
 def _answer(gateway: Gateway, message: Message) -> Message | None:
+    """The first answer, which counts as read now."""
     query = Query(thread_id=message.thread_id, recipient=message.sender, since=message.timestamp)
-    answers = [entry.message for entry in gateway.find(query) if entry.message.id != message.id]
-    return min(answers, key=lambda answer: answer.timestamp, default=None)
+    answers = [entry for entry in gateway.find(query) if entry.message.id != message.id]
+    if not answers:
+        return None
+    answer = min(answers, key=lambda entry: entry.message.timestamp)
+    gateway.mark_read([answer])
+    return answer.message
 
 
 def _reason(entry: Entry) -> str:
@@ -372,6 +379,7 @@ def messages(
             thread_id=thread,
             type=kind,
             outcomes=DEAD if dead else _outcomes(state),
+            unread=dead,  # one that was sent again is of no interest any more
             text=text,
             since=since,
         )

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import typer
 
 from agenthub_cli import log
-from agenthub_core import AgentHubError, InvalidSettings
+from agenthub_core import AgentHubError, InvalidSettings, InvalidValue
 
 FAILED = 1
 UNUSABLE = 2  # the usual status for a command that was called wrongly
@@ -23,4 +23,4 @@ def reporting() -> Iterator[None]:
     except AgentHubError as error:
         for line in (f"agenthub: {error}", *error.details):
             typer.echo(log.one_line(line), err=True)
-        sys.exit(UNUSABLE if isinstance(error, InvalidSettings) else FAILED)
+        sys.exit(UNUSABLE if isinstance(error, InvalidSettings | InvalidValue) else FAILED)

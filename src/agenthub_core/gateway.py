@@ -86,6 +86,8 @@ class Sent:
     """The agents that are woken; of a broadcast, all that are here."""
     attended: bool
     """A hub is at work. Without one the message waits."""
+    woken: bool
+    """Its sender has a session, into which an answer comes by itself."""
     left: int | None = None
     """How many more its sender may write soon; None where nothing limits it."""
     nearest: tuple[str, ...] = ()
@@ -112,7 +114,7 @@ class Status:
     oldest: datetime | None
     """When the one that has waited longest was written."""
     dead: int
-    """Messages of the last day that did not reach everybody."""
+    """Messages of the last day that did not reach everybody, and were not sent again."""
     unread: int
     """Messages in the person's inbox."""
 
@@ -222,7 +224,7 @@ class Gateway:
                 f"the content has {len(content)} characters, {CONTENT_LENGTH} are the most: put "
                 "the long part into a file and send its path"
             )
-        left = self._allowance(sender)
+        left = self._allowance(sender, 1)
         identity = self._new_id()
         message = Message(
             id=identity,
@@ -256,6 +258,7 @@ class Gateway:
             others = [EVERYONE]
         if not others:
             raise RequestRefused(f"nobody else is in the thread {thread_id}")
+        self._allowance(sender, len(others))
         closing = f"{RESOLVED}: {note}" if note else RESOLVED
         sent = [
             self.send(
@@ -273,6 +276,7 @@ class Gateway:
     def retry(self, message_id: str) -> Sequence[Sent]:
         """Let a dead letter wait anew, for those who do not hold it; as if it were written now.
 
+        The dead letter itself counts as read from then on: somebody has dealt with it.
         Raises `RequestRefused` where there is no dead letter of that name.
         """
         entries = self.trace(message_id)
@@ -292,6 +296,7 @@ class Gateway:
             again = evolve(message, recipient=recipient, timestamp=self._now(), read=False)
             self._store.put(again)
             sent.append(self._prospect(again, known))
+        self.mark_read(entry for entry in entries if entry.outcome in DEAD)
         return sent
 
     # -------------------------------------------------------------------------------- reading
@@ -322,9 +327,13 @@ class Gateway:
             for entry in entries:
                 if entry.message.is_broadcast:  # others may yet have to read it
                     self._shown.add((name, entry.message.digest))
-                else:
-                    self._store.mark_read(entry.key, entry.message)
+            self.mark_read(entry for entry in entries if not entry.message.is_broadcast)
         return sorted((entry.message for entry in entries), key=lambda message: message.timestamp)
+
+    def mark_read(self, entries: Iterable[Entry]) -> None:
+        """Note that messages were read, so that they are not shown as new any more."""
+        for entry in entries:
+            self._store.mark_read(entry.key, entry.message)
 
     def find(self, query: Query) -> Iterator[Entry]:
         """The messages that the query accepts: those that wait, latest first, then the settled."""
@@ -351,22 +360,26 @@ class Gateway:
         )
         thread = thread_of(entry.message for entry in found)
         if thread is None:
-            raise RequestRefused(f"there is no thread {shown(thread_id)}")
+            raise RequestRefused(f"there is no thread {shown(thread_id)}: look for its messages")
         return thread, found
 
     def threads(self, query: Query, *, among: int) -> Sequence[Thread]:
-        """The conversations of the latest so many messages that the query accepts, latest first.
+        """The conversations, latest first, of which the query accepts a message.
 
-        What is older is not looked at, nor counted: a long thread may seem to begin later.
+        Only the latest so many messages are looked at, and counted: a long thread may seem to
+        begin later.
         """
         by_id: dict[str, list[Message]] = {}
-        for entry in islice(self.find(query), among):
+        wanted: set[str] = set()
+        for entry in islice(self.find(Query()), among):
             by_id.setdefault(entry.message.thread_id, []).append(entry.message)
-        threads = [thread for messages in by_id.values() if (thread := thread_of(messages))]
+            if query.accepts(entry.message, entry.outcome):
+                wanted.add(entry.message.thread_id)
+        threads = [thread for name in wanted if (thread := thread_of(by_id[name]))]
         return sorted(threads, key=lambda thread: thread.updated, reverse=True)
 
     def status(self) -> Status:
-        dead = Query(outcomes=DEAD, since=self._clock.now() - _DAY)
+        dead = Query(outcomes=DEAD, unread=True, since=self._clock.now() - _DAY)
         unread = Query(recipient=HUMAN, unread=True)
         entries = [*self._waiting()]
         waiting = [entry.message for entry in entries]
@@ -427,25 +440,26 @@ class Gateway:
             self._store.register_agent(evolve(agent, last_seen=now))  # nobody else sees it
         return agent
 
-    def _allowance(self, sender: str) -> int | None:
-        """How many messages somebody may write after this one. Raises `RequestRefused` at none."""
+    def _allowance(self, sender: str, count: int) -> int | None:
+        """How many messages are left to somebody who writes so many. Raises `RequestRefused`."""
         limit = self._policy.rate_limit
         if limit is None or sender in UNLIMITED:
             return None
         now = self._now()
-        recent = Query(sender=sender, since=now - limit.horizon)
         written = [
             entry.message.timestamp
-            for entry in self.find(recent)
+            for entry in self.find(Query(sender=sender, since=now - limit.horizon))
             if entry.outcome is not Outcome.RATE_LIMITED
         ]
-        wait = limit.wait(written, now)
-        if wait:
-            raise RequestRefused(
-                f'"{sender}" has written too often: it may write again in '
-                f"{math.ceil(wait.total_seconds())} s. Say then in one message what is to be said"
-            )
-        return limit.left(written, now) - 1
+        for _ in range(count):
+            if wait := limit.wait(written, now):
+                raise RequestRefused(
+                    f'"{sender}" has written too often: it may write again in '
+                    f"{math.ceil(wait.total_seconds())} s. Say then in one message what is to be "
+                    "said"
+                )
+            written.append(now)
+        return limit.left(written, now)
 
     def _presence(self, agent: Agent, now: datetime) -> Presence:
         if agent.session_id is None or now - agent.last_seen > self._policy.agent_stale:
@@ -471,6 +485,7 @@ class Gateway:
             presence=presence,
             reached=here,
             attended=self._store.claimed(),
+            woken=message.sender in known and known[message.sender].session_id is not None,
             nearest=nearest,
         )
 

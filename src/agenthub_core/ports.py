@@ -70,7 +70,8 @@ class MessageStore(Protocol):
     def put(self, message: Message) -> str:
         """Let a message wait; its key. When this returns it survives a crash and a power loss.
 
-        Its time is kept to the millisecond. Putting the same message twice leaves one.
+        Its time is kept to the millisecond. Putting the same message twice leaves one. Raises
+        `InvalidValue` for one that could not be read again: what its sender added is too much.
         """
         ...
 

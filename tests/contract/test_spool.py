@@ -31,6 +31,7 @@ from agenthub_adapters.spool import FileSpool
 from agenthub_core import (
     Agent,
     Fault,
+    InvalidValue,
     Malformed,
     Message,
     MessageType,
@@ -1497,3 +1498,18 @@ def test_what_the_spool_writes_is_what_others_read(spool: FileSpool) -> None:
         "timestamp": 1767268800000,
         "read": False,
     }
+
+
+@pytest.mark.parametrize(
+    ("extra", "what"),
+    [
+        ({"deep": json.loads("[" * 70 + "]" * 70)}, "nesting"),
+        ({"long": "x" * MESSAGE_SIZE}, "bytes"),
+    ],
+)
+def test_what_could_not_be_read_again_is_not_written(
+    spool: FileSpool, extra: dict[str, Any], what: str
+) -> None:
+    with pytest.raises(InvalidValue, match=what):
+        spool.put(message(extra=extra))
+    assert list(spool.messages.glob("*.json")) == []

@@ -98,11 +98,11 @@ def test_the_version_is_the_packages() -> None:
 def test_the_help_names_the_commands_and_how_to_begin(flag: str) -> None:
     told = agenthub(flag)
     assert told.exit_code == 0
-    assert "Start with: agenthub daemon" in told.output
+    assert "Start with: agenthub setup, then agenthub daemon" in told.output
 
 
 def test_who_types_nothing_is_helped() -> None:
-    assert "Start with: agenthub daemon" in agenthub().output
+    assert "Start with: agenthub setup, then agenthub daemon" in agenthub().output
 
 
 @pytest.mark.parametrize("flag", ["--help", "-h"])

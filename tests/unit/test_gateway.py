@@ -761,7 +761,24 @@ def test_threads_are_those_of_the_latest_messages_the_latest_first(
     assert told == [("t2", 2), ("t3", 1), ("t1", 1)]
     assert [thread.id for thread in gateway.threads(Query(), among=3)] == ["t2", "t3"]
     assert gateway.threads(Query(), among=0) == []
-    assert [thread.id for thread in gateway.threads(Query(thread_id="t1"), among=1)] == ["t1"]
+
+
+def test_a_thread_of_which_a_message_is_looked_for_is_told_as_a_whole(
+    gateway: Gateway, store: MemoryStore
+) -> None:
+    said = [("carol", "alice", "Do it"), ("alice", "bob", "Do it"), ("carol", "bob", "RESOLVED")]
+    for second, (sender, recipient, content) in enumerate(said):
+        when = NOON + seconds(second)
+        fields = {"sender": sender, "recipient": recipient, "content": content}
+        kind = MessageType.COMPLETION if content == "RESOLVED" else MessageType.TASK
+        end(store, message(id=f"m{second}", timestamp=when, type=kind, **fields))
+    store.put(message(id="other", thread_id="t2", recipient="dora"))
+
+    everything = gateway.threads(Query(thread_id="t1"), among=99)
+    assert [(thread.status, thread.messages) for thread in everything] == [
+        (ThreadStatus.RESOLVED, 3)
+    ]
+    assert gateway.threads(Query(agent="bob"), among=99) == everything
 
 
 def test_threads_are_ordered_by_their_latest_message_whether_or_not_it_waits(

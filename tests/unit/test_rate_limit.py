@@ -192,3 +192,15 @@ def test_settled_messages_count_but_not_those_that_were_too_many(store: MemorySt
 
 def test_a_person_has_no_limit(store: MemoryStore) -> None:
     assert [ask(store, ManualClock(), HUMAN).left for _ in range(9)] == [None] * 9
+
+
+def test_a_thread_is_not_closed_for_some_of_its_members_only(store: MemoryStore) -> None:
+    clock = ManualClock()
+    for name in ("bob", "carol"):
+        store.put(message(id=name, recipient=name, thread_id="t"))
+    gateway = Gateway(
+        store, clock=clock, new_id=lambda: "n", policy=Policy(rate_limit=THREE_A_MINUTE)
+    )
+    with pytest.raises(RequestRefused, match="written too often"):
+        gateway.resolve("t", sender="alice")
+    assert len(store.keys()) == 2
