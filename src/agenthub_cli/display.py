@@ -48,7 +48,7 @@ def as_json(value: object) -> None:
         text.encode(sys.stdout.encoding)
     except UnicodeEncodeError:  # a terminal of old, or a lone surrogate in what a sender added
         text = json.dumps(value, indent=2)
-    print(text)
+    typer.echo(text)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
