@@ -227,31 +227,34 @@ def test_where_there_is_no_configuration_one_is_made_and_a_second_time_changes_n
     assert user.files() == files
 
 
+@pytest.mark.parametrize(
+    ("name", "text"), [("opencode.json", PLAIN), ("opencode.jsonc", COMMENTED)]
+)
 def test_all_else_in_a_configuration_stays_and_removing_brings_it_back_to_the_byte(
-    user: User,
+    user: User, name: str, text: str
 ) -> None:
-    path = user.has("opencode.jsonc", COMMENTED)
+    path = user.has(name, text)
 
     done = user.types("setup", "--yes")
 
     assert (done.returncode, done.stderr) == (0, "")
     assert "✓ agent-hub connected" in done.stdout
-    expected: Any = jsonc.loads(COMMENTED)
-    expected["mcp"]["agent-hub"] = WANTED
-    expected["permission"]["agent-hub_*"] = "allow"
+    expected: Any = jsonc.loads(text)
+    expected.setdefault("mcp", {})["agent-hub"] = WANTED
+    expected.setdefault("permission", {})["agent-hub_*"] = "allow"
     merged = user.merged()
     assert {key: merged[key] for key in expected} == expected
-    comments = re.findall("//.*|/[*].*[*]/", COMMENTED)
+    comments = re.findall("//.*|/[*].*[*]/", text)
     assert all(comment in path.read_text() for comment in comments)
     (copy,) = copies(user)
     assert f"Changed {path}; the old text is in {user.config / copy}\n" in done.stdout
-    assert user.files()[copy] == COMMENTED.encode()
+    assert user.files()[copy] == text.encode()
 
     removed = user.types("setup", "--remove", "--yes")
 
     assert (removed.returncode, removed.stderr) == (0, "")
     assert "Restart the OpenCode windows" in removed.stdout
-    assert path.read_text() == COMMENTED
+    assert path.read_text() == text
     assert len(copies(user)) == 2
 
 
@@ -274,6 +277,7 @@ def test_an_entry_of_the_old_hub_is_replaced_in_the_file_that_a_link_points_to(
         "mcp": {"agent-hub": moved},
         "share": "disabled",
     }
+    assert user.merged()["mcp"] == {"agent-hub": moved}
     assert link.is_symlink()
     (copy,) = dotfiles.glob("*.bak")
     assert copy.read_text() == VANISHED
@@ -283,16 +287,19 @@ def test_a_file_that_is_read_only_is_left_alone_unless_root_asks(user: User) -> 
     path = user.has("opencode.json", PLAIN)
     path.chmod(0o444)
 
-    done = quick(user).types("setup", "--yes")
+    done = user.types("setup", "--yes")
 
+    merged = user.merged()
     if os.geteuid() == 0:  # who may write anything
         assert done.returncode == 0
+        assert merged["mcp"] == {"agent-hub": WANTED}
         assert path.stat().st_mode & 0o777 == 0o444
         assert json.loads(path.read_text())["mcp"] == {"agent-hub": WANTED}
     else:
         assert done.returncode == 1
         assert f"{path} is read-only: nothing was changed" in done.stderr
         assert user.files() == {"opencode.json": PLAIN.encode()}
+        assert "mcp" not in merged
 
 
 @pytest.mark.parametrize(
