@@ -159,12 +159,8 @@ class User:
         return document
 
     def files(self) -> dict[str, bytes]:
-        """What lies in the directory of OpenCode's configuration, but for OpenCode's own."""
-        return {
-            path.name: path.read_bytes()
-            for path in self.config.glob("*")
-            if path.name != ".gitignore"
-        }
+        """OpenCode's configuration and copies of it; it installs things of its own beside them."""
+        return {path.name: path.read_bytes() for path in self.config.glob("opencode.json*")}
 
 
 SCHEMA = {"$schema": "https://opencode.ai/config.json"}  # OpenCode adds it where it is missing
