@@ -206,7 +206,10 @@ class FileSpool:
 
     def put(self, message: Message) -> str:
         message = codec.as_read(message)
-        data = codec.encode_message(message)
+        try:
+            data = codec.encode_message(message)
+        except (ValueError, RecursionError) as error:
+            raise InvalidValue("extra", str(error), "what JSON can hold") from error
         read = codec.decode_message(data, stem=message.id, written=message.timestamp)
         if isinstance(read, Fault):  # what its sender added may be too much, or no JSON
             raise InvalidValue(read.field, read.found, read.expected)

@@ -158,4 +158,4 @@ def _shown(text: str) -> str:
 def _print(line: str) -> None:
     encoding = sys.stdout.encoding or "utf-8"
     plain = line.encode(encoding, "replace").decode(encoding)  # a terminal of old
-    typer.echo(plain, color=False if "NO_COLOR" in os.environ else None)
+    typer.echo(plain, color=False if os.environ.get("NO_COLOR") else None)

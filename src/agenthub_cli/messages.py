@@ -159,13 +159,13 @@ def _prospect(sent: Sent) -> str:
     to = sent.message.recipient
     perhaps = f" Did you mean {' or '.join(sent.nearest)}?" if sent.nearest else ""
     unknown = f"No {to} is known yet; it waits.{perhaps}"
+    if to == HUMAN:
+        return "It is read with: agenthub inbox"
     if not sent.attended:
         waits = unknown if sent.presence is Presence.UNKNOWN else "It waits."
         return f"{waits} No hub is running: agenthub daemon"
-    if to == HUMAN:
-        return "It is read with: agenthub inbox"
     if sent.message.is_broadcast:
-        return f"It goes to {len(sent.reached)} agents." if sent.reached else "Nobody is here."
+        return f"It goes to: {', '.join(sent.reached)}." if sent.reached else "Nobody is here."
     match sent.presence:
         case Presence.HERE:
             return f"{to} is here."

@@ -258,7 +258,7 @@ class Gateway:
             others = [EVERYONE]
         if not others:
             raise RequestRefused(f"nobody else is in the thread {thread_id}")
-        self._allowance(sender, len(others))
+        self._check_closing(sender, len(others))
         closing = f"{RESOLVED}: {note}" if note else RESOLVED
         sent = [
             self.send(
@@ -439,6 +439,16 @@ class Gateway:
         if agent.session_id is None and now - agent.last_seen > _APART:
             self._store.register_agent(evolve(agent, last_seen=now))  # nobody else sees it
         return agent
+
+    def _check_closing(self, sender: str, others: int) -> None:
+        """A closing note goes to all or none. Raises `RequestRefused` for more than may be."""
+        limit = self._policy.rate_limit
+        if limit and others > 1 and (limit.cooldown or others > limit.maximum):
+            raise RequestRefused(
+                f"{others} others are in the thread, more than you may write to at once: tell them "
+                f"one after the other, in messages of type completion that say {RESOLVED}"
+            )
+        self._allowance(sender, others)
 
     def _allowance(self, sender: str, count: int) -> int | None:
         """How many messages are left to somebody who writes so many. Raises `RequestRefused`."""

@@ -26,6 +26,7 @@ from typing import Any
 
 import pytest
 from attrs import evolve
+from rich.cells import cell_len
 from typer.testing import CliRunner, Result
 
 from agenthub_adapters import codec
@@ -69,6 +70,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A person who has not set anything but the hub's directory."""
     for name in [name for name in os.environ if name.startswith(("AGENT_HUB_", "OPENCODE_"))]:
         monkeypatch.delenv(name)
+    monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("AGENT_HUB_DIR", str(tmp_path / "hub"))
     monkeypatch.setenv("COLUMNS", "200")  # for usage and help; in 80 a sentence is broken up
@@ -162,7 +164,7 @@ def test_what_is_sent_waits_in_the_spool(team: FileSpool) -> None:
         ("carol", "carol is away; it waits."),
         ("boob", "No boob is known yet; it waits. Did you mean bob?"),
         ("zoe", "No zoe is known yet; it waits."),
-        ("all", "It goes to 2 agents."),
+        ("all", "It goes to: alice, bob."),
     ],
 )
 def test_whether_a_message_reaches_anybody_now_is_told(
@@ -175,6 +177,13 @@ def test_whether_a_message_reaches_anybody_now_is_told(
 def test_a_message_to_all_says_so_when_nobody_is_here(spool: FileSpool) -> None:
     with spool.claim():
         assert said("send", "all", "hi").endswith(" to all. Nobody is here.\n")
+
+
+def test_who_writes_to_the_person_learns_where_that_is_read(team: FileSpool) -> None:
+    with team.claim():
+        line = said("send", "human", "hi", "--from", "ci")
+    assert line.endswith(" to human. It is read with: agenthub inbox\n")
+    assert "  hi\n" in said("inbox")
 
 
 @pytest.mark.parametrize(
@@ -402,6 +411,20 @@ def test_an_answer_that_was_waited_for_is_not_new_in_the_inbox(team: FileSpool) 
     assert said("inbox").startswith("Nothing new.")
 
 
+def test_what_else_was_written_is_still_new_although_it_does_not_wait_long(
+    team: FileSpool,
+) -> None:
+    team.put(message("other", recipient=HUMAN, content="Mind the cache."))
+
+    def deliver_and_let_answer(asked: Message) -> None:
+        end(team, asked)
+        team.put(answer_to(asked))  # the hub has not seen it yet
+
+    with hub_that(team, deliver_and_let_answer):
+        agenthub("send", "bob", "Which port?", "--wait", "answered")
+    assert [each["id"] for each in told("inbox")] == ["other"]
+
+
 def test_a_script_is_told_the_answer(team: FileSpool) -> None:
     with hub_that(team, lambda sent: answer(team, sent)):
         document = told("send", "bob", "Which port?", "--wait", "answered")
@@ -545,6 +568,41 @@ def test_nor_is_what_others_said_when_it_failed(spool: FileSpool, place: str) ->
     assert "\x1b" not in shown
 
 
+@pytest.mark.usefixtures("spool")
+@pytest.mark.parametrize(
+    ("content", "lines"),
+    [
+        ("if x:\n\treturn\ty", ["if x:", "        return  y"]),
+        ("10\u00a0000 €", ["10\u00a0000 €"]),
+        ("👩\u200d💻 works", ["👩\u200d💻 works"]),
+        ("left\u202eright\u200b", [r"left\u202eright\u200b"]),
+    ],
+    ids=["tabs", "no-break space", "joined emoji", "turned and hidden"],
+)
+def test_what_texts_are_made_with_is_shown_as_it_is(
+    spool: FileSpool, content: str, lines: list[str]
+) -> None:
+    spool.put(message("m1", recipient=HUMAN, content=content))
+    for command in (("inbox", "--keep"), ("show", "m1")):
+        shown = said(*command).split("\n")
+        assert shown[1 : 1 + len(lines)] == [f"  {line}" for line in lines]
+
+
+def test_a_terminal_that_lacks_a_letter_shows_a_question_mark(spool: FileSpool) -> None:
+    spool.put(message("m1", recipient=HUMAN, content="Grüße 🐼"))
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    for command, shown in (
+        (("inbox", "--keep"), b"\n  Gr??e ?\n"),
+        (("show", "m1"), b"alice ? human"),
+        (("messages",), b"Gr??e ?\n"),
+        (("messages", "--json"), rb'"content": "Gr\u00fc\u00dfe \ud83d\udc3c"'),
+    ):
+        with process(*command, env=environment) as shows:
+            output, errors = shows.communicate()
+        assert (shows.returncode, errors) == (0, b"")
+        assert shown in output
+
+
 def test_who_wants_no_colour_gets_none(spool: FileSpool, monkeypatch: pytest.MonkeyPatch) -> None:
     end(spool, message())
     assert "\x1b[32m" in coloured("messages")
@@ -654,6 +712,17 @@ def test_threads_are_found(arguments: list[str], names: list[str]) -> None:
 def test_a_thread_is_told_as_a_whole_though_it_began_before_the_time_asked_for() -> None:
     (thread,) = told("threads", "--since", "7h")  # from bob's answer on
     assert (thread["status"], thread["creator"], thread["messages"]) == ("resolved", "alice", 3)
+
+
+def test_a_thread_is_told_the_same_whoever_of_it_one_asks_for(spool: FileSpool) -> None:
+    end(spool, message("m1", sender="carol", recipient="alice", timestamp=ago(hours=8)))
+    end(spool, message("m2", sender="alice", recipient="bob", timestamp=ago(hours=6)))
+    closing = message("m3", sender="carol", recipient="bob", content="RESOLVED")
+    end(spool, evolve(closing, type=MessageType.COMPLETION))
+    (thread,) = told("threads")
+    assert (thread["status"], thread["messages"]) == ("resolved", 3)
+    for name in ("alice", "bob", "carol"):
+        assert told("threads", "--agent", name) == [thread]
 
 
 @pytest.mark.usefixtures("conversations")
@@ -896,6 +965,13 @@ def test_of_a_broadcast_only_those_get_it_again_who_missed_it(team: FileSpool) -
     assert sorted(each.recipient for each in waiting(team)) == ["bob", "carol"]
 
 
+@pytest.mark.usefixtures("history")
+def test_of_the_dead_letters_only_those_are_shown_that_were_not_sent_again() -> None:
+    said("retry", "late")
+    assert first_column(said("messages", "--dead")) == ["bad"]
+    assert first_column(said("messages", "--state", "expired")) == ["late"]
+
+
 def test_a_dead_letter_that_was_sent_again_is_counted_no_more(team: FileSpool) -> None:
     end(team, message(), Outcome.EXPIRED)
     assert told("status")["deadLettersLastDay"] == len(told("messages", "--dead")) == 1
@@ -1034,8 +1110,10 @@ LONG = "a-very-long-name-of-an-agent-indeed"
 def wide(team: FileSpool) -> FileSpool:
     """Names, texts and roles that are longer than any terminal is wide."""
     end(team, message("m" * 24, sender=LONG, content="word " * 60 + "你好" * 60))
-    role = Agent(id="alice", role="Does " + "much " * 60, directory="/far" * 40, last_seen=NOW)
+    long_ago = ago(days=2)  # so that it is as long ago when one looks again
+    role = Agent(id="alice", role="Does " + "much " * 60, directory="/far" * 40, last_seen=long_ago)
     team.register_agent(role)
+    team.save_agent(builders.agent("bob", directory="/projects/bob", last_seen=long_ago))
     return team
 
 
@@ -1051,7 +1129,7 @@ def test_on_a_terminal_each_row_is_a_line_and_its_name_is_whole(
     rows = 3 if command == ("agents",) else 1
     lines = on_terminal(columns, *command).splitlines()
     assert len(lines) == 1 + rows
-    assert all(0 < len(line) <= columns for line in lines)
+    assert all(0 < cell_len(line) <= columns for line in lines)
     assert lines[1].split()[0] in {"alice", "t1", "m" * 24}
 
 

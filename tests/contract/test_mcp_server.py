@@ -138,12 +138,17 @@ async def initialised(parameters: StdioServerParameters, log: Path) -> AsyncIter
 
 @contextmanager
 def opened(
-    portal: BlockingPortal, home: Path, *, cwd: Path | None = None, **env: str
+    portal: BlockingPortal,
+    home: Path,
+    *,
+    command: Sequence[str] = COMMAND,
+    cwd: Path | None = None,
+    **env: str,
 ) -> Iterator[Tools]:
     """A process of its own; whatever it is asked, it writes to standard error only warnings."""
     parameters = StdioServerParameters(
-        command=COMMAND[0],
-        args=COMMAND[1:],
+        command=command[0],
+        args=[*command[1:]],
         env={"PATH": os.environ["PATH"], "HOME": str(home)} | env,
         cwd=cwd,
     )
@@ -278,6 +283,23 @@ def test_a_tool_and_each_of_its_arguments_are_described(tools: Tools, name: str)
     for sentence in (tool.description, *sentences):
         assert sentence is not None
         assert re.fullmatch(r".{10,}[.]", sentence, re.DOTALL), sentence
+
+
+def test_wherever_a_model_names_itself_it_is_told_where_its_name_comes_from(tools: Tools) -> None:
+    for name, argument in (
+        ("send_message", "from"),
+        ("get_messages", "agent"),
+        ("resolve_thread", "from"),
+    ):
+        description = tools.described()[name].input_schema["properties"][argument]["description"]
+        assert "as the hub told you or register_agent answered" in description
+
+
+@pytest.mark.parametrize("name", ["get_thread", "search_messages"])
+def test_a_limit_says_what_it_counts_and_how_far_it_goes(tools: Tools, name: str) -> None:
+    limit = tools.described()[name].input_schema["properties"]["limit"]
+    assert limit["description"].startswith("How many messages at most")
+    assert (limit["minimum"], limit["default"], limit["maximum"]) == (1, 20, 100)
 
 
 def test_only_what_changes_nothing_may_be_called_without_asking(tools: Tools) -> None:
@@ -504,6 +526,7 @@ class TestWithAHubAtWork:
             answer = tools.send("alice", away)
             assert answer["recipient"] == "away"
             assert answer["note"].startswith(f"{away} cannot be woken now: it reads the message")
+            assert "An answer" not in answer["note"]
 
     def test_for_who_is_unknown_it_waits_and_similar_names_are_offered(
         self, tools: Tools, spool: FileSpool
@@ -526,8 +549,13 @@ class TestWithAHubAtWork:
         in_session(spool, "alice", "bob", "dave")
         answer = tools.send("alice", "all")
         assert answer["recipient"] == "here"
-        assert "bob, dave" in answer["note"]
-        assert "carol" not in answer["note"]
+        assert answer["note"].startswith("It is for 2 agents: bob, dave. An answer comes ")
+
+    def test_a_broadcast_to_one_is_for_one_agent(self, tools: Tools, spool: FileSpool) -> None:
+        tools.register("alice", "carol")
+        in_session(spool, "bob")
+        note = tools.send("alice", "all")["note"]
+        assert note == "It is for 1 agent: bob. An answer is in get_messages."
 
     def test_a_broadcast_waits_where_nobody_is(self, tools: Tools) -> None:
         tools.register("alice")
@@ -577,10 +605,13 @@ def test_a_server_whose_directory_is_gone_serves_who_is_no_coordinator(
 ) -> None:
     place = tmp_path / "worktree"
     place.mkdir()
-    orphan = another(cwd=place)
-    place.rmdir()
+    begin = ["sh", "-c", 'rmdir "$0" && exec "$@"', str(place), *COMMAND]
+    orphan = another(command=begin, cwd=place)
+    assert not place.exists()
     orphan.register("alice")
     assert orphan.send("alice", "bob")["success"]
+    sentence = orphan.refused("send_message", **QUESTION | {"from": "coordinator"})
+    assert "not yours to speak as" in sentence
 
 
 @pytest.mark.parametrize(
@@ -681,6 +712,20 @@ def test_who_writes_too_often_is_told_to_wait(
     sentence = limited.refused("send_message", **QUESTION)
     assert re.match(r'"alice" has written too often: it may write again in \d+ s\.', sentence)
     assert len(pending(root)) == 2
+
+
+def test_near_its_limit_a_model_is_told_how_much_is_left(
+    tools: Tools, another: Callable[..., Tools]
+) -> None:
+    tools.register("alice")
+    limited = another(AGENT_HUB_RATE_LIMIT="true", AGENT_HUB_RATE_LIMIT_MAX="4")
+    notes = [limited.send("alice", "bob")["note"] for _ in range(4)]
+    assert [note.partition("You are near your limit: ")[2] for note in notes] == [
+        "",
+        "2 messages left for now.",
+        "1 message left for now.",
+        "0 messages left for now.",
+    ]
 
 
 # ---------------------------------------------------------------------------------- get_messages
@@ -891,10 +936,9 @@ def test_of_a_long_conversation_the_newest_are_shown(tools: Tools) -> None:
 
 def test_a_thread_that_is_not_there_is_refused(tools: Tools) -> None:
     tools.register("alice")
-    assert "no thread 'nowhere'" in tools.refused("get_thread", threadId="nowhere")
-    assert "no thread 'nowhere'" in tools.refused(
-        "resolve_thread", threadId="nowhere", from_="alice"
-    )
+    sentence = "there is no thread 'nowhere': look for its messages"
+    assert tools.refused("get_thread", threadId="nowhere") == sentence
+    assert tools.refused("resolve_thread", threadId="nowhere", from_="alice") == sentence
 
 
 def test_who_began_a_thread_closes_it_and_the_others_are_told(tools: Tools, root: Path) -> None:

@@ -26,7 +26,7 @@ from typing import Any
 
 import pytest
 
-from agenthub_adapters.codec import MESSAGE_SIZE, encode_message, encode_settlement
+from agenthub_adapters.codec import DEPTH, MESSAGE_SIZE, encode_message, encode_settlement
 from agenthub_adapters.spool import FileSpool
 from agenthub_core import (
     Agent,
@@ -1500,16 +1500,39 @@ def test_what_the_spool_writes_is_what_others_read(spool: FileSpool) -> None:
     }
 
 
+def nested(levels: int) -> Any:
+    return [nested(levels - 1)] if levels > 1 else []
+
+
+def padded(size: int) -> dict[str, str]:
+    """What makes the message so large, in bytes."""
+    return {"long": "x" * (size - len(encode_message(message(extra={"long": ""}))))}
+
+
 @pytest.mark.parametrize(
     ("extra", "what"),
     [
-        ({"deep": json.loads("[" * 70 + "]" * 70)}, "nesting"),
-        ({"long": "x" * MESSAGE_SIZE}, "bytes"),
+        ({"deep": nested(DEPTH)}, "deeper nesting, expected at most 64 levels"),
+        (padded(MESSAGE_SIZE + 1), "more than 1048576 bytes"),
+        ({"number": float("nan")}, "expected what JSON can hold"),
+        ({"deep": nested(900)}, "expected"),
     ],
+    ids=["deep", "long", "no number", "far too deep"],
 )
 def test_what_could_not_be_read_again_is_not_written(
     spool: FileSpool, extra: dict[str, Any], what: str
 ) -> None:
+    def files() -> list[Path]:
+        return [path for path in spool.root.rglob("*") if path.is_file()]
+
+    before = files()
     with pytest.raises(InvalidValue, match=what):
         spool.put(message(extra=extra))
-    assert list(spool.messages.glob("*.json")) == []
+    assert files() == before
+
+
+@pytest.mark.parametrize(
+    "extra", [{"deep": nested(DEPTH - 1)}, padded(MESSAGE_SIZE)], ids=["deep", "long"]
+)
+def test_what_can_just_be_read_again_is_written(spool: FileSpool, extra: dict[str, Any]) -> None:
+    assert spool.read(spool.put(message(extra=extra))) == message(extra=extra)

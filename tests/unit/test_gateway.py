@@ -28,11 +28,14 @@ from agenthub_core import (
     Presence,
     Priority,
     Query,
+    RateLimit,
     RequestRefused,
     Sent,
     Settlement,
+    StoreUnwritable,
     ThreadStatus,
 )
+from agenthub_core.gateway import DEAD
 from agenthub_core.model import CONTENT_LENGTH, COORDINATOR, HUB, RESERVED
 from agenthub_core.testing import NOON, ManualClock, MemoryStore
 from tests.unit.builders import FAULT, agent, message, seconds
@@ -342,6 +345,16 @@ def test_the_sender_is_told_whether_a_hub_is_at_work(
     assert gateway.status().attended is attended
 
 
+@pytest.mark.parametrize(
+    ("sender", "woken"), [("alice", True), ("polly", False), ("dashboard", False)]
+)
+def test_the_sender_is_told_whether_an_answer_comes_by_itself(
+    store: MemoryStore, clock: ManualClock, sender: str, *, woken: bool
+) -> None:
+    gateway = opened(store, clock, acting_as=["dashboard"])
+    assert ask(gateway, sender=sender).woken is woken
+
+
 # -------------------------------------------------------------------------------------- agents
 
 
@@ -594,6 +607,23 @@ def test_what_a_person_read_before_it_was_settled_is_not_shown_again(
     assert person.status().unread == 0
 
 
+@pytest.mark.parametrize("settled", [False, True], ids=["waiting", "settled"])
+def test_what_was_read_elsewhere_can_be_marked_and_is_no_mail_then(
+    person: Gateway, store: MemoryStore, *, settled: bool
+) -> None:
+    read = message(recipient=HUMAN)
+    if settled:
+        end(store, read)
+    else:
+        store.put(read)
+    store.put(message(id="m2", recipient=HUMAN))
+
+    person.mark_read(person.trace("m1"))
+
+    assert person.status().unread == 1
+    assert [each.id for each in person.mail(HUMAN)] == ["m2"]
+
+
 def test_nobody_reads_mail_that_is_not_theirs(gateway: Gateway) -> None:
     with pytest.raises(RequestRefused, match=r"as 'pollly' \(did you mean polly\?\)"):
         gateway.mail("pollly")
@@ -746,7 +776,7 @@ def test_a_thread_is_told_with_its_messages_oldest_first(
     ids=["thread", "resolve"],
 )
 def test_a_thread_that_is_not_there_is_told(gateway: Gateway, call: Any) -> None:
-    with pytest.raises(RequestRefused, match="there is no thread 't9'"):
+    with pytest.raises(RequestRefused, match="there is no thread 't9': look for its messages"):
         call(gateway)
 
 
@@ -779,6 +809,16 @@ def test_a_thread_of_which_a_message_is_looked_for_is_told_as_a_whole(
         (ThreadStatus.RESOLVED, 3)
     ]
     assert gateway.threads(Query(agent="bob"), among=99) == everything
+
+
+def test_threads_are_found_by_what_became_of_a_message(
+    gateway: Gateway, store: MemoryStore
+) -> None:
+    end(store, message(id="m1", thread_id="held"))
+    end(store, message(id="m2", thread_id="lost"), Outcome.EXPIRED)
+    store.put(message(id="m3", thread_id="lost", timestamp=NOON + seconds(1)))
+    (lost,) = gateway.threads(Query(outcomes=DEAD), among=9)
+    assert (lost.id, lost.messages) == ("lost", 2)
 
 
 def test_threads_are_ordered_by_their_latest_message_whether_or_not_it_waits(
@@ -959,6 +999,23 @@ def test_anybody_may_close_what_everyone_was_told(gateway: Gateway, clock: Manua
     assert thread.status is ThreadStatus.RESOLVED
 
 
+@pytest.mark.parametrize("maximum", [4, 3])
+def test_a_thread_is_closed_to_all_in_it_or_to_none(
+    store: MemoryStore, clock: ManualClock, maximum: int
+) -> None:
+    gateway = opened(store, clock, policy=Policy(rate_limit=RateLimit(maximum=maximum)))
+    asked = ask(gateway).message
+    ask(gateway, recipient="polly", thread_id=asked.id)
+    clock.advance(MINUTE)
+    if maximum == 4:
+        _, sent = gateway.resolve(asked.id, sender="alice")
+        assert [(each.message.recipient, each.left) for each in sent] == [("bob", 1), ("polly", 0)]
+    else:
+        with pytest.raises(RequestRefused, match="it may write again in 240 s"):
+            gateway.resolve(asked.id, sender="alice")
+        assert len(waiting(store)) == 2
+
+
 def test_the_hub_gets_no_closing_note(
     gateway: Gateway, store: MemoryStore, clock: ManualClock
 ) -> None:
@@ -1070,6 +1127,41 @@ def test_a_broadcast_that_all_hold_at_last_is_no_dead_letter(
         end(store, held, held={name: True})
     with pytest.raises(RequestRefused, match="m1 is no dead letter: it was delivered"):
         gateway.retry("m1")
+
+
+def unread_dead_letters(gateway: Gateway) -> tuple[set[str], int]:
+    """Those that still need somebody, and how many the status counts."""
+    return {*ids(gateway.find(Query(outcomes=DEAD, unread=True)))}, gateway.status().dead
+
+
+def test_a_dead_letter_that_was_sent_again_is_dealt_with_until_it_dies_again(
+    gateway: Gateway, store: MemoryStore, clock: ManualClock
+) -> None:
+    end(store, message(), Outcome.EXPIRED)
+    end(store, message(id="m2"), Outcome.REJECTED)
+    assert unread_dead_letters(gateway) == ({"m1", "m2"}, 2)
+
+    clock.advance(HOUR)
+    (sent,) = gateway.retry("m1")
+    assert unread_dead_letters(gateway) == ({"m2"}, 1)
+    assert [life.message.read for life in gateway.trace("m1")] == [True, False]
+
+    end(store, sent.message, Outcome.EXPIRED, after=HOUR)
+    assert unread_dead_letters(gateway) == ({"m1", "m2"}, 2)
+    clock.advance(2 * HOUR)
+    gateway.retry("m1")
+    assert unread_dead_letters(gateway) == ({"m2"}, 1)
+
+
+def test_a_dead_letter_that_could_not_be_sent_again_is_not_dealt_with(
+    gateway: Gateway, store: MemoryStore, clock: ManualClock
+) -> None:
+    end(store, message(), Outcome.EXPIRED)
+    clock.advance(HOUR)
+    store.fail_with(StoreUnwritable("the disk is full"))
+    with pytest.raises(StoreUnwritable):
+        gateway.retry("m1")
+    assert unread_dead_letters(gateway) == ({"m1"}, 1)
 
 
 def test_what_is_not_there_cannot_be_retried(gateway: Gateway) -> None:

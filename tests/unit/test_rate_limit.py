@@ -204,3 +204,18 @@ def test_a_thread_is_not_closed_for_some_of_its_members_only(store: MemoryStore)
     with pytest.raises(RequestRefused, match="written too often"):
         gateway.resolve("t", sender="alice")
     assert len(store.keys()) == 2
+
+
+@pytest.mark.parametrize(
+    "limit", [RateLimit(cooldown=seconds(1)), RateLimit(maximum=1)], ids=["cooldown", "maximum"]
+)
+def test_who_may_never_tell_all_at_once_is_told_to_do_it_one_by_one(
+    store: MemoryStore, limit: RateLimit
+) -> None:
+    for name in ("bob", "carol"):
+        store.put(message(id=name, recipient=name, thread_id="t"))
+    clock = ManualClock()
+    clock.advance(timedelta(days=1))
+    gateway = Gateway(store, clock=clock, new_id=lambda: "n", policy=Policy(rate_limit=limit))
+    with pytest.raises(RequestRefused, match="2 others are in the thread.* one after the other"):
+        gateway.resolve("t", sender="alice")
