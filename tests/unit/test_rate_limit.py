@@ -217,5 +217,5 @@ def test_who_may_never_tell_all_at_once_is_told_to_do_it_one_by_one(
     clock = ManualClock()
     clock.advance(timedelta(days=1))
     gateway = Gateway(store, clock=clock, new_id=lambda: "n", policy=Policy(rate_limit=limit))
-    with pytest.raises(RequestRefused, match="2 others are in the thread.* one after the other"):
+    with pytest.raises(RequestRefused, match=r"2 others are in the thread.* one after the other"):
         gateway.resolve("t", sender="alice")
