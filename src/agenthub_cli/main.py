@@ -23,7 +23,7 @@ app = typer.Typer(
 
 
 def version() -> str:
-    import importlib.metadata  # noqa: PLC0415  # 20 ms that no other command needs
+    import importlib.metadata  # 20 ms that no other command needs
 
     return importlib.metadata.version("agenthub")
 
@@ -97,7 +97,7 @@ def daemon(
             log_level=log_level,
         )
         log.configure(settings.level, machines=json_logs)
-        from agenthub_cli.compose import run_daemon  # noqa: PLC0415  # --help needs none of it
+        from agenthub_cli.compose import run_daemon  # --help needs none of it
 
         run_daemon(settings)
 
@@ -122,7 +122,7 @@ def mcp() -> None:
         log.configure(settings.level, machines=False)
         if sys.stdin.isatty():
             typer.echo("agenthub mcp waits for an MCP client to speak; Ctrl-C ends it", err=True)
-        from agenthub_cli.compose import run_mcp  # noqa: PLC0415  # --help needs none of it
+        from agenthub_cli.compose import run_mcp  # --help needs none of it
 
         run_mcp(settings, version())
 
@@ -159,7 +159,7 @@ def setup(
     and formatting stay as they are, and a copy of the file is kept.
     """
     with reporting():
-        from agenthub_cli.setup import Wish, set_up  # noqa: PLC0415  # --help needs none of it
+        from agenthub_cli.setup import Wish, set_up  # --help needs none of it
 
         wish = Wish(remove=remove, only_print=only_print, yes=yes, file=file)
         set_up(wish, read_settings())
@@ -178,7 +178,7 @@ Examples:
 def doctor(json: Annotated[bool, typer.Option("--json", help="For scripts.")] = False) -> None:
     """Find out what is wrong, and what to do about it."""
     with reporting():
-        from agenthub_cli.doctor import examine  # noqa: PLC0415  # --help needs none of it
+        from agenthub_cli.doctor import examine  # --help needs none of it
 
         if not examine(read_settings(), machines=json):
             sys.exit(FAILED)

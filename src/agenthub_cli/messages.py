@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 import re
 import sys
 import time
@@ -60,7 +61,7 @@ class State(enum.Enum):
 
 def _open(sender: str = HUMAN) -> Gateway:
     """The hub as a person meets it: under any name that is not the hub's own."""
-    from agenthub_cli.compose import gateway  # noqa: PLC0415  # --help needs none of it
+    from agenthub_cli.compose import gateway  # --help needs none of it
 
     return gateway(read_settings(), acting_as={sender} - (RESERVED - {HUMAN}))
 
@@ -125,6 +126,8 @@ def send(
 ) -> None:
     """Write to an agent."""
     with reporting():
+        if math.isnan(timeout):
+            raise InvalidSettings("--timeout: found nan, expected a number of seconds")
         gateway = _open(sender)
         sent = gateway.send(
             sender=sender,
@@ -140,7 +143,7 @@ def send(
         if wait is not None:
             answer = _wait(gateway, sent.message, wait, timeout)
         if json:
-            from agenthub_cli import display  # noqa: PLC0415  # others need no tables
+            from agenthub_cli import display  # others need no tables
 
             display.as_json(_sent_object(sent, answer))
         elif answer is not None:
@@ -176,7 +179,7 @@ def _prospect(sent: Sent) -> str:
 
 
 def _sent_object(sent: Sent, answer: Message | None = None) -> dict[str, object]:
-    from agenthub_adapters import codec  # noqa: PLC0415
+    from agenthub_adapters import codec
 
     return {
         "messageId": sent.message.id,
@@ -189,7 +192,7 @@ def _sent_object(sent: Sent, answer: Message | None = None) -> dict[str, object]
 
 def _wait(gateway: Gateway, message: Message, until: Until, timeout: float) -> Message | None:
     """Wait for the message's end, or for the answer. Raises `RequestRefused` where none comes."""
-    from agenthub_cli.compose import changes  # noqa: PLC0415
+    from agenthub_cli.compose import changes
 
     deadline = time.monotonic() + timeout
     with changes(read_settings()) as change:
@@ -241,8 +244,8 @@ def inbox(
     json: Json = False,
 ) -> None:
     """Read what agents wrote to you, the human."""
-    from agenthub_adapters import codec  # noqa: PLC0415
-    from agenthub_cli import display  # noqa: PLC0415
+    from agenthub_adapters import codec
+    from agenthub_cli import display
 
     with reporting():
         gateway = _open()
@@ -264,7 +267,7 @@ def inbox(
 
 
 def _read_out(message: Message) -> None:
-    from agenthub_cli import display  # noqa: PLC0415
+    from agenthub_cli import display
 
     when = display.ago(message.timestamp, datetime.now(UTC))
     display.block(
@@ -282,7 +285,7 @@ def agents(
     json: Json = False,
 ) -> None:
     """See who is known, and who is here."""
-    from agenthub_cli import display  # noqa: PLC0415
+    from agenthub_cli import display
 
     with reporting():
         present = [each for each in _open().agents() if not here or each.presence is Presence.HERE]
@@ -315,7 +318,7 @@ def threads(
     json: Json = False,
 ) -> None:
     """See the conversations, the latest first."""
-    from agenthub_cli import display  # noqa: PLC0415
+    from agenthub_cli import display
 
     with reporting():
         every = _open().threads(Query(agent=agent), among=_SCANNED)
@@ -367,7 +370,7 @@ def messages(
     json: Json = False,
 ) -> None:
     """See the messages: those that wait, then the settled ones, the latest first."""
-    from agenthub_cli import display  # noqa: PLC0415
+    from agenthub_cli import display
 
     with reporting():
         if dead and state is not None:
@@ -406,7 +409,7 @@ def _in_state(entries: Iterator[Entry], state: State | None) -> Iterator[Entry]:
 
 
 def _row(entry: Entry) -> tuple[str, ...]:
-    from agenthub_cli import display  # noqa: PLC0415
+    from agenthub_cli import display
 
     message = entry.message
     return (
@@ -427,7 +430,7 @@ def show(
     message: Annotated[str, typer.Argument(help="Its id.", metavar="ID")], json: Json = False
 ) -> None:
     """See all that is known of a message."""
-    from agenthub_cli import display  # noqa: PLC0415
+    from agenthub_cli import display
 
     with reporting():
         entries = _open().trace(message)
@@ -441,7 +444,7 @@ def show(
 
 
 def _show(entry: Entry) -> None:
-    from agenthub_cli import display  # noqa: PLC0415
+    from agenthub_cli import display
 
     message = entry.message
     display.block(
@@ -483,7 +486,7 @@ def retry(
     with reporting():
         again = _open().retry(message)
         if json:
-            from agenthub_cli import display  # noqa: PLC0415  # others need no tables
+            from agenthub_cli import display  # others need no tables
 
             display.as_json([_sent_object(sent) for sent in again])
             return
@@ -495,7 +498,7 @@ def retry(
 
 
 def _oldest(when: datetime | None) -> str:
-    from agenthub_cli import display  # noqa: PLC0415
+    from agenthub_cli import display
 
     return "" if when is None else f", the oldest written {display.ago(when, datetime.now(UTC))}"
 
@@ -503,7 +506,7 @@ def _oldest(when: datetime | None) -> str:
 @app.command()
 def status(json: Json = False) -> None:
     """See the hub at a glance."""
-    from agenthub_cli import display  # noqa: PLC0415
+    from agenthub_cli import display
 
     with reporting():
         at_a_glance = _open().status()

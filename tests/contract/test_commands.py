@@ -239,6 +239,7 @@ def test_nobody_writes_in_the_name_of_the_hub(team: FileSpool, name: str) -> Non
         (["--wait", "read"], "'delivered', 'answered'"),
         (["--timeout", "soon"], "Invalid value for '--timeout'"),
         (["--timeout", "-1"], "Invalid value for '--timeout'"),
+        (["--timeout", "nan"], "--timeout: found nan, expected a number of seconds"),
         (["--tread", "t1"], "No such option: --tread"),
     ],
 )
