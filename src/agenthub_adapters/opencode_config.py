@@ -46,6 +46,9 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 _INPUT = re.compile(r"^--- JSONC Input ---$.*?(?=^--- Errors ---$)", re.DOTALL | re.MULTILINE)
 """The whole file, which OpenCode repeats where it cannot parse it; it may hold keys."""
 
+_QUOTED = re.compile(r"^ +Line \d+:.*\n?(?:^ *\^ *$\n?)?", re.MULTILINE)
+"""The line that it stumbled over, and a mark below; where it is stands in the line before."""
+
 _LISTED = re.compile(rf"([✓✗○⚠])\s+{re.escape(SERVER)}\s+(\S.*)")
 
 
@@ -133,7 +136,7 @@ class OpenCodeConfig:
         except (OSError, subprocess.TimeoutExpired) as error:
             raise Misconfigured(f"{command} failed: {error}") from error
         if done.returncode != 0:
-            said = _INPUT.sub("", _ESCAPES.sub("", done.stderr)).splitlines()
+            said = _QUOTED.sub("", _INPUT.sub("", _ESCAPES.sub("", done.stderr))).splitlines()
             raise Misconfigured(f"{command} failed", *(line for line in said if line.strip()))
         return done.stdout
 

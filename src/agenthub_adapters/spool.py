@@ -256,11 +256,20 @@ class FileSpool:
         with _writing(self.messages):
             waiting = self.read(key)
             if isinstance(waiting, Message) and waiting.digest == message.digest:
-                self._replace(self.messages / key, codec.encode_message(evolve(waiting, read=True)))
+                self._mark_waiting(key, waiting)
                 return
             for record in self.settled(message.id):
                 if record.message.digest == message.digest:
                     self._mark_record(self.archive / record.key, record)
+
+    def _mark_waiting(self, key: str, waiting: Message) -> None:
+        def place(temporary: str) -> None:
+            if self.read(key) != waiting:  # its sender has written anew: that is another message
+                raise FileExistsError(key)
+            os.replace(temporary, self.messages / key)  # noqa: PTH105  # as below
+
+        self._write(codec.encode_message(evolve(waiting, read=True)), place, None)
+        _sync_directory(self.messages)
 
     def _mark_record(self, path: Path, record: Settlement) -> None:
         read = evolve(record, message=evolve(record.message, read=True))

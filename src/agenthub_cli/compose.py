@@ -26,7 +26,6 @@ from agenthub_core import (
     Clock,
     Gateway,
     Hub,
-    Misconfigured,
     Outcome,
     Policy,
     Query,
@@ -133,17 +132,11 @@ def run_daemon(settings: Settings) -> None:
     from agenthub_adapters.workers import Workers
     from agenthub_cli.setup import preflight
 
+    if settings.preflight:
+        preflight(settings)  # nothing is begun yet that a signal would have to end
     stop = Stop()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    try:
-        if settings.preflight:
-            preflight(settings)
-    except Misconfigured:
-        if not stop.asked():  # Ctrl-C ends OpenCode's answer, too
-            raise
-    if stop.asked():
-        return
 
     clock = SystemClock()
     spool = FileSpool(settings.directory, clock=clock)

@@ -179,10 +179,8 @@ class Broker:
         if message.read:
             self._settle(pending, Outcome.READ, now)
             return
-        wait = self._senders.admit(
-            message.sender, min(message.timestamp, now) if event.recovered else now
-        )
-        if wait:
+        written = min(message.timestamp, now) if event.recovered else now
+        if known is None and (wait := self._senders.admit(message.sender, written)):
             self._settle(pending, Outcome.RATE_LIMITED, now, notices.rate_limited(message, wait))
             return
         if message.recipient == HUMAN:

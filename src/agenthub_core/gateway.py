@@ -41,6 +41,9 @@ from agenthub_core.threads import RESOLVED, Thread, ThreadStatus, thread_of
 
 DEAD = frozenset(outcome for outcome in Outcome if outcome.is_dead_letter)
 
+_RECEIVED = frozenset(Outcome) - {Outcome.RATE_LIMITED}
+"""The outcomes of what an inbox may show: an expired message was meant for it all the same."""
+
 _DAY = timedelta(days=1)
 _NEAREST = 3  # names that a refusal offers: enough to find a slip of the pen
 _APART = timedelta(seconds=60)
@@ -193,7 +196,16 @@ class Gateway:
                 f"several agents work in {directory}: {', '.join(names)}. Pass as id the one that "
                 "the hub told you, or a new one of your own"
             )
-        return names[0] if names else directory_name(directory)
+        if names:
+            return names[0]
+        name = directory_name(directory)
+        for agent in self._store.agents():
+            if agent.id == name and agent.directory != directory:
+                raise RequestRefused(
+                    f'another agent, in {agent.directory}, is called "{name}": pass an id of your '
+                    "own"
+                )
+        return name
 
     # -------------------------------------------------------------------------------- writing
 
@@ -282,7 +294,12 @@ class Gateway:
         entries = self.trace(message_id)
         if not entries:
             raise RequestRefused(f"there is no message {shown(message_id)}")
-        missed = _missed(entries)
+        said: dict[tuple[object, ...], list[Entry]] = {}
+        for entry in entries:  # who uses an id twice has said two things
+            message = entry.message
+            same = (message.sender, message.type, message.content, message.thread_id)
+            said.setdefault(same, []).append(entry)
+        missed = [each for lives in said.values() for each in _missed(lives).items()]
         if not missed and entries[-1].settlement is None:
             raise RequestRefused(
                 f"the message {message_id} waits: it is delivered as soon as may be"
@@ -292,7 +309,7 @@ class Gateway:
             raise RequestRefused(f"the message {message_id} is no dead letter: it was {state}")
         known = {agent.id: agent for agent in self._store.agents()}
         sent = []
-        for recipient, message in missed.items():
+        for recipient, message in missed:
             again = evolve(message, recipient=recipient, timestamp=self._now(), read=False)
             self._store.put(again)
             sent.append(self._prospect(again, known))
@@ -320,7 +337,7 @@ class Gateway:
         waiting = [*self._waiting()]
         entries = [entry for entry in waiting if query.accepts(entry.message)]
         if name == HUMAN:
-            entries += self._settled(query, but=waiting)
+            entries += self._settled(evolve(query, outcomes=_RECEIVED), but=waiting)
         elif agent is not None and agent.session_id is None:
             entries += self._broadcasts(evolve(query, recipient=EVERYONE), agent)
         if mark_read:
@@ -381,9 +398,10 @@ class Gateway:
     def status(self) -> Status:
         dead = Query(outcomes=DEAD, unread=True, since=self._clock.now() - _DAY)
         unread = Query(recipient=HUMAN, unread=True)
+        received = evolve(unread, outcomes=_RECEIVED)
         entries = [*self._waiting()]
         waiting = [entry.message for entry in entries]
-        settled = [*self._settled(dead, unread, but=entries)]
+        settled = [*self._settled(dead, received, but=entries)]
         return Status(
             attended=self._store.claimed(),
             agents=tuple(self.agents()),
@@ -391,7 +409,7 @@ class Gateway:
             oldest=min((message.timestamp for message in waiting), default=None),
             dead=sum(dead.accepts(each.message, each.outcome) for each in settled),
             unread=sum(unread.accepts(message) for message in waiting)
-            + sum(unread.accepts(each.message, each.outcome) for each in settled),
+            + sum(received.accepts(each.message, each.outcome) for each in settled),
         )
 
     # -------------------------------------------------------------------------------- beneath
@@ -420,7 +438,8 @@ class Gateway:
         since = lately if query.since is None else max(lately, query.since)
         for entry in self.find(evolve(query, since=since, unread=False)):
             message = entry.message
-            if message.sender != agent.id and (agent.id, message.digest) not in self._shown:
+            known = message.sender == agent.id or (agent.id, message.digest) in self._shown
+            if not known and entry.outcome is not Outcome.RATE_LIMITED:
                 yield entry
 
     def _check_identity(self, name: str, known: Mapping[str, Agent]) -> Agent | None:

@@ -214,7 +214,7 @@ def test_a_file_that_opencode_cannot_read_is_told_in_its_own_words_without_the_k
     home: Path,
 ) -> None:
     path = home / ".config" / "opencode" / "opencode.json"
-    path.write_text(lines("{", '  "username": "my-secret-key"', "  // here", '  "mcp": {}', "}"))
+    path.write_text(lines("{", '  "share": "auto"', '  "username": "my-secret-key"', "}"))
 
     with pytest.raises(Misconfigured) as raised:
         OpenCodeConfig(home).merged()
@@ -222,7 +222,7 @@ def test_a_file_that_opencode_cannot_read_is_told_in_its_own_words_without_the_k
     assert str(raised.value) == "`opencode debug config` failed"
     details = "\n".join(raised.value.details)
     assert str(path) in details
-    assert "CommaExpected at line 4, column 3" in details
+    assert "CommaExpected at line 3, column 3" in details
     assert "my-secret-key" not in details
     assert "\x1b" not in details
 

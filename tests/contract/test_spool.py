@@ -1536,3 +1536,22 @@ def test_what_could_not_be_read_again_is_not_written(
 )
 def test_what_can_just_be_read_again_is_written(spool: FileSpool, extra: dict[str, Any]) -> None:
     assert spool.read(spool.put(message(extra=extra))) == message(extra=extra)
+
+
+def test_what_is_written_anew_while_it_is_marked_is_not_lost(
+    spool: FileSpool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = spool.put(message(content="old"))
+    sync = os.fsync
+
+    def write_anew(descriptor: int) -> None:
+        (spool.messages / key).write_bytes(encode_message(message(content="new")))
+        sync(descriptor)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(os, "fsync", write_anew)
+        spool.mark_read(key, message(content="old"))
+
+    waiting = spool.read(key)
+    assert isinstance(waiting, Message)
+    assert (waiting.content, waiting.read) == ("new", False)

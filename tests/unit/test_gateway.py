@@ -1188,3 +1188,33 @@ def test_what_is_held_or_read_is_no_dead_letter(
     with pytest.raises(RequestRefused, match=f"m1 is no dead letter: it was {outcome.value}"):
         gateway.retry("m1")
     assert waiting(store) == []
+
+
+# ------------------------------------------------------------------- what is not to be mixed up
+
+
+def test_two_projects_of_one_name_are_not_one_agent(gateway: Gateway) -> None:
+    gateway.register(None, directory="/shop/api", role="")
+    with pytest.raises(RequestRefused, match='another agent, in /shop/api, is called "api"'):
+        gateway.register(None, directory="/bank/api", role="")
+    assert gateway.register(None, directory="/shop/api", role="Again").id == "api"
+
+
+def test_what_was_sent_too_often_is_in_no_inbox(
+    gateway: Gateway, person: Gateway, store: MemoryStore
+) -> None:
+    end(store, message(id="m1", recipient=HUMAN), Outcome.RATE_LIMITED)
+    end(store, message(id="m2", recipient=EVERYONE), Outcome.RATE_LIMITED)
+    assert person.mail(HUMAN) == []
+    assert gateway.mail("polly") == []
+    assert (person.status().unread, person.status().dead) == (0, 2)
+
+
+def test_an_id_that_was_used_for_two_things_is_retried_for_both(
+    gateway: Gateway, store: MemoryStore
+) -> None:
+    end(store, message(content="first"), Outcome.EXPIRED)
+    end(store, message(content="second", timestamp=NOON + MINUTE), Outcome.EXPIRED)
+    end(store, message(content="third", timestamp=NOON + 2 * MINUTE))
+    assert len(gateway.retry("m1")) == 2
+    assert sorted(each.content for each in waiting(store)) == ["first", "second"]

@@ -219,3 +219,11 @@ def test_who_may_never_tell_all_at_once_is_told_to_do_it_one_by_one(
     gateway = Gateway(store, clock=clock, new_id=lambda: "n", policy=Policy(rate_limit=limit))
     with pytest.raises(RequestRefused, match=r"2 others are in the thread.* one after the other"):
         gateway.resolve("t", sender="alice")
+
+
+def test_a_message_that_is_rewritten_while_it_waits_counts_once() -> None:
+    broker = Broker(Policy(rate_limit=RateLimit(maximum=2)))
+    for content in ("one", "two", "three"):
+        assert arrive(broker, "m1", content=content) == []
+    assert arrive(broker, "m2") == []
+    assert len(arrive(broker, "m3")) == 1
