@@ -144,7 +144,7 @@ class Settings:
         _switch,
         "AGENT_HUB_PREFLIGHT",
         "preflight",
-        "Begin only if OpenCode gives agents the hub's tools",
+        "Begin only if OpenCode's configuration names the hub's tools",
     )
     log_level: str = _setting(
         "INFO", _level, "AGENT_HUB_DAEMON_LOG_LEVEL", "log_level", "Least important log line"
