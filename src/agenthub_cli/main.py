@@ -78,7 +78,7 @@ def daemon(
     preflight: Annotated[
         bool | None,
         typer.Option(
-            help="Begin only if OpenCode's configuration names the tools [AGENT_HUB_PREFLIGHT, on].",
+            help="Begin only if OpenCode's configuration has the tools [AGENT_HUB_PREFLIGHT, on].",
             show_default=False,
         ),
     ] = None,
