@@ -9,10 +9,12 @@
     daemon.lock                held by the daemon that owns the spool
 
 A message's key is the name of its file. Nothing that others wrote becomes a path but after it was
-found to be an identifier. A file becomes visible by `link`, never half-written, and is durable
-before anything that depends on it: written, flushed, synced, linked, and the directory synced. A
-file leaves `messages/` by `unlink` only: whoever watches that directory with watchdog is held up
-for half a second by a file that is renamed out of it.
+found to be an identifier. A file becomes visible by `link`, or by a rename where it takes the place
+of what it changes, never half-written; and it is durable before anything that depends on it:
+written, flushed, synced, put in its place, and the directory synced. A record's file time is the
+time of its settlement, by which the archive is ordered. A file leaves `messages/` by `unlink` only:
+whoever watches that directory with watchdog is held up for half a second by a file that is renamed
+out of it.
 
 How the files look is the codec's business, who is told about changes the watcher's.
 """

@@ -1,4 +1,4 @@
-"""The composition root: the one place that names every adapter.
+"""The composition root: the one place that puts adapters behind the core's ports.
 
 Each function loads the adapters that it wires, and no other: `agenthub status` must not wait for an
 HTTP library, nor every MCP client's server hold one in memory.

@@ -3,8 +3,8 @@
 `handle(event, now)` returns actions and performs nothing; their outcomes are further events. So the
 broker can be driven by `agenthub_core.hub`, by an event loop, or by a test, and needs no lock:
 whoever drives it calls from one thread. Everything that changes the hub's state lives here and in
-the four books that it keeps: `lifecycle` (what became of a message), `channels` (who goes next),
-`roster` (who is here) and `turns` (who owes an answer).
+the five books that it keeps: `lifecycle` (what became of a message), `channels` (who goes next),
+`roster` (who is here), `senders` (who wrote how often) and `turns` (who owes an answer).
 """
 
 from __future__ import annotations

@@ -1545,12 +1545,12 @@ def test_what_is_written_anew_while_it_is_marked_is_not_lost(
     sync = os.fsync
 
     def write_anew(descriptor: int) -> None:
+        monkeypatch.setattr(os, "fsync", sync)  # once: before the mark is put in its place
         (spool.messages / key).write_bytes(encode_message(message(content="new")))
         sync(descriptor)
 
-    with monkeypatch.context() as meanwhile:
-        meanwhile.setattr(os, "fsync", write_anew)
-        spool.mark_read(key, message(content="old"))
+    monkeypatch.setattr(os, "fsync", write_anew)
+    spool.mark_read(key, message(content="old"))
 
     waiting = spool.read(key)
     assert isinstance(waiting, Message)
