@@ -256,13 +256,18 @@ class FileSpool:
 
     def mark_read(self, key: str, message: Message) -> None:
         with _writing(self.messages):
+            # First where it waits, then the archive, as a settling goes the other way round: one
+            # that is under way either comes upon the mark, and does not remove it, or is found.
             waiting = self.read(key)
             if isinstance(waiting, Message) and waiting.digest == message.digest:
                 self._mark_waiting(key, waiting)
-                return
-            for record in self.settled(message.id):
-                if record.message.digest == message.digest:
-                    self._mark_record(self.archive / record.key, record)
+            for path in self._archive_places(message):
+                record = self._record(path)
+                if record is not None and record.message.digest == message.digest:
+                    self._mark_record(path, record)
+                    return
+                if not os.path.lexists(path):
+                    return
 
     def _mark_waiting(self, key: str, waiting: Message) -> None:
         def place(temporary: str) -> None:

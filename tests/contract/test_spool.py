@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import itertools
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -1555,3 +1557,46 @@ def test_what_is_written_anew_while_it_is_marked_is_not_lost(
     waiting = spool.read(key)
     assert isinstance(waiting, Message)
     assert (waiting.content, waiting.read) == ("new", False)
+
+
+@contextlib.contextmanager
+def at_instant(instant: int, happens: Callable[[], object]) -> Iterator[Callable[[], bool]]:
+    """Let something happen just before that call that changes or opens a file; whether it did."""
+    calls = itertools.count()
+
+    def interrupting(call: Callable[..., Any]) -> Callable[..., Any]:
+        def interrupted(*arguments: Any, **options: Any) -> Any:
+            if next(calls) == instant:
+                happens()
+            return call(*arguments, **options)
+
+        return interrupted
+
+    with pytest.MonkeyPatch.context() as patched:
+        for name in ("open", "link", "replace", "unlink"):
+            patched.setattr(os, name, interrupting(getattr(os, name)))
+        yield lambda: next(calls) > instant
+
+
+@pytest.mark.parametrize("settling_is_interrupted", [False, True])
+def test_a_mark_is_kept_at_whatever_instant_the_message_is_settled(
+    spool: FileSpool, *, settling_is_interrupted: bool
+) -> None:
+    # the hub has read it before it was marked
+    settle = partial(spool.settle, [settlement("m1.json", message())])
+    mark = partial(spool.mark_read, "m1.json", message())
+    slow, quick = (settle, mark) if settling_is_interrupted else (mark, settle)
+    for instant in itertools.count():
+        spool.put(message())
+        with at_instant(instant, quick) as happened:
+            slow()
+            if not happened():
+                break
+        waits = spool.read("m1.json")
+        if isinstance(waits, Message):  # the hub comes upon it again
+            spool.settle([settlement("m1.json", waits, outcome=Outcome.READ)])
+        (record,) = spool.settled("m1")
+        assert (record.outcome, record.message.read) == (Outcome.DELIVERED, True), instant
+        assert spool.keys() == []
+        (spool.archive / record.key).unlink()
+    assert instant > 5
