@@ -235,7 +235,7 @@ class AgentTools:
         return {"count": len(agents), "agents": agents}
 
     def get_thread(self, given: Arguments) -> Answer:
-        thread, entries = self._gateway.thread(given["threadId"])
+        thread, entries = self._gateway.records.thread(given["threadId"])
         shown_ones = entries[-_limited(given) :]
         return {
             "threadId": thread.id,
@@ -261,7 +261,7 @@ class AgentTools:
             type=_type(given),
             since=_since(given),
         )
-        entries = [*islice(self._gateway.find(query), _limited(given))]
+        entries = [*islice(self._gateway.records.find(query), _limited(given))]
         return {"count": len(entries), "messages": [*map(_entry_object, entries)]}
 
     def _described(self, agents: Sequence[Present], *, away: bool) -> list[Answer]:

@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import typer
@@ -18,7 +18,7 @@ from rich.cells import cell_len, set_cell_size
 
 from agenthub_adapters import codec
 from agenthub_cli.log import one_line
-from agenthub_core import Entry, Present, Thread
+from agenthub_core import Entry, Message, Present, Thread
 
 _COLOURS = {
     "waiting": typer.colors.YELLOW,
@@ -92,6 +92,15 @@ def block(heading: str, content: str) -> None:
     for line in content.splitlines():
         _print(f"  {_shown(line)}".rstrip())
     _print("")
+
+
+def message(received: Message) -> None:
+    """A message to the person at the terminal."""
+    when = ago(received.timestamp, datetime.now(UTC))
+    block(
+        f"{received.sender} · {received.type.value} · {when} · thread {received.thread_id}",
+        received.content,
+    )
 
 
 def ago(when: datetime, now: datetime) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from agenthub_cli import log, messages
+from agenthub_cli import log, reading, writing
 from agenthub_cli.reporting import FAILED, reporting
 from agenthub_cli.settings import read_settings
 
@@ -184,4 +184,5 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="For scripts.")] = 
             sys.exit(FAILED)
 
 
-app.add_typer(messages.app)
+app.add_typer(writing.app)
+app.add_typer(reading.app)

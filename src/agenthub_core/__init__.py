@@ -25,7 +25,7 @@ from agenthub_core.errors import (
     StoreUnwritable,
     TurnFailed,
 )
-from agenthub_core.gateway import Entry, Gateway, Presence, Present, Sent, Status
+from agenthub_core.gateway import Gateway, Presence, Present, Sent, Status
 from agenthub_core.hub import Executor, Hub, Inline, Observer, Rhythm
 from agenthub_core.model import (
     EVERYONE,
@@ -56,6 +56,7 @@ from agenthub_core.ports import (
 )
 from agenthub_core.protocol import Action, Event, Notify, Severity
 from agenthub_core.query import Query
+from agenthub_core.records import Entry, Records
 from agenthub_core.threads import Thread, ThreadStatus
 
 __all__ = [
@@ -96,6 +97,7 @@ __all__ = [
     "RateLimit",
     "Reading",
     "Receipt",
+    "Records",
     "RelayError",
     "RelayRefused",
     "RelayUnreachable",

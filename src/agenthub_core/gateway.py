@@ -1,8 +1,9 @@
-"""What agents and people may do at the hub: register, write, read their mail, look things up.
+"""What agents and people may do at the hub: register, write, read their mail.
 
 The one way in for `agenthub mcp`, the commands and a dashboard. It works on the store alone, so it
 needs no running hub: what it lets wait there is delivered when one is at work. Who may speak under
-which name is decided here; how a request looks, and how the answer is shown, is the caller's.
+which name is decided here; how a request looks, and how the answer is shown, is the caller's. What
+was ever said is in its `records`, which everybody may look through.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import enum
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from itertools import islice
 from typing import Any
 
 from attrs import evolve, frozen
@@ -29,17 +29,15 @@ from agenthub_core.model import (
     MessageType,
     Outcome,
     Priority,
-    Settlement,
     shown,
 )
 from agenthub_core.policies import Policy
 from agenthub_core.ports import Clock, MessageStore
 from agenthub_core.query import Query
+from agenthub_core.records import DEAD, Entry, Records
 from agenthub_core.routing import directory_name, recipients
 from agenthub_core.senders import UNLIMITED
-from agenthub_core.threads import RESOLVED, Thread, ThreadStatus, thread_of
-
-DEAD = frozenset(outcome for outcome in Outcome if outcome.is_dead_letter)
+from agenthub_core.threads import RESOLVED, Thread, ThreadStatus
 
 _RECEIVED = frozenset(Outcome) - {Outcome.RATE_LIMITED}
 """The outcomes of what an inbox may show: an expired message was meant for it all the same."""
@@ -48,24 +46,6 @@ _DAY = timedelta(days=1)
 _NEAREST = 3  # names that a refusal offers: enough to find a slip of the pen
 _APART = timedelta(seconds=60)
 """How far `last_seen` of an agent without a session moves before it is saved again."""
-
-
-@frozen(kw_only=True)
-class Entry:
-    """A message and what became of it; without a settlement it waits."""
-
-    key: str
-    message: Message
-    settlement: Settlement | None = None
-
-    @property
-    def outcome(self) -> Outcome | None:
-        return None if self.settlement is None else self.settlement.outcome
-
-    @property
-    def state(self) -> str:
-        """One word: `waiting`, or the outcome's name."""
-        return "waiting" if self.settlement is None else self.settlement.outcome.value
 
 
 class Presence(enum.Enum):
@@ -138,6 +118,7 @@ class Gateway:
         acting_as: Collection[str] = (),
         policy: Policy | None = None,
     ) -> None:
+        self.records = Records(store)
         self._store = store
         self._clock = clock
         self._new_id = new_id
@@ -257,7 +238,7 @@ class Gateway:
     ) -> tuple[Thread, Sequence[Sent]]:
         """Close a thread: a closing note to everybody else in it. Raises `RequestRefused`."""
         self._check_identity(sender, {agent.id: agent for agent in self._store.agents()})
-        thread, _ = self.thread(thread_id)
+        thread, _ = self.records.thread(thread_id)
         if not thread.may_be_resolved_by(sender):
             raise RequestRefused(
                 f'the thread {thread_id} belongs to "{thread.creator}", who began it: tell them '
@@ -283,7 +264,7 @@ class Gateway:
             )
             for other in others
         ]
-        return self.thread(thread_id)[0], sent
+        return self.records.thread(thread_id)[0], sent
 
     def retry(self, message_id: str) -> Sequence[Sent]:
         """Let a dead letter wait anew, for those who do not hold it; as if it were written now.
@@ -291,7 +272,7 @@ class Gateway:
         The dead letter itself counts as read from then on: somebody has dealt with it.
         Raises `RequestRefused` where there is no dead letter of that name.
         """
-        entries = self.trace(message_id)
+        entries = self.records.trace(message_id)
         if not entries:
             raise RequestRefused(f"there is no message {shown(message_id)}")
         said: dict[tuple[object, ...], list[Entry]] = {}
@@ -313,7 +294,7 @@ class Gateway:
             again = evolve(message, recipient=recipient, timestamp=self._now(), read=False)
             self._store.put(again)
             sent.append(self._prospect(again, known))
-        self.mark_read(entry for entry in entries if entry.outcome in DEAD)
+        self.records.mark_read(entry for entry in entries if entry.outcome in DEAD)
         return sent
 
     # -------------------------------------------------------------------------------- reading
@@ -334,74 +315,26 @@ class Gateway:
         known = {agent.id: agent for agent in self._store.agents()}
         agent = self._check_identity(name, known)
         query = Query(recipient=name, unread=True, type=type, since=since)
-        waiting = [*self._waiting()]
+        waiting = [*self.records.waiting()]
         entries = [entry for entry in waiting if query.accepts(entry.message)]
         if name == HUMAN:
-            entries += self._settled(evolve(query, outcomes=_RECEIVED), but=waiting)
+            entries += self.records.settled(evolve(query, outcomes=_RECEIVED), but=waiting)
         elif agent is not None and agent.session_id is None:
             entries += self._broadcasts(evolve(query, recipient=EVERYONE), agent)
         if mark_read:
             for entry in entries:
                 if entry.message.is_broadcast:  # others may yet have to read it
                     self._shown.add((name, entry.message.digest))
-            self.mark_read(entry for entry in entries if not entry.message.is_broadcast)
+            self.records.mark_read(entry for entry in entries if not entry.message.is_broadcast)
         return sorted((entry.message for entry in entries), key=lambda message: message.timestamp)
-
-    def mark_read(self, entries: Iterable[Entry]) -> None:
-        """Note that messages were read, so that they are not shown as new any more."""
-        for entry in entries:
-            self._store.mark_read(entry.key, entry.message)
-
-    def find(self, query: Query) -> Iterator[Entry]:
-        """The messages that the query accepts: those that wait, latest first, then the settled."""
-        waiting = [
-            entry for entry in self._waiting() if query.accepts(entry.message, entry.outcome)
-        ]
-        yield from sorted(waiting, key=lambda entry: entry.message.timestamp, reverse=True)
-        yield from self._settled(query, but=waiting)
-
-    def trace(self, message_id: str) -> Sequence[Entry]:
-        """All messages with this id, oldest first: a retried one has several lives."""
-        waiting = [entry for entry in self._waiting() if entry.message.id == message_id]
-        settled = [
-            Entry(key=settlement.key, message=settlement.message, settlement=settlement)
-            for settlement in self._store.settled(message_id)
-        ]
-        ended = {entry.message.digest for entry in settled}
-        return settled + [entry for entry in waiting if entry.message.digest not in ended]
-
-    def thread(self, thread_id: str) -> tuple[Thread, Sequence[Entry]]:
-        """A conversation, oldest message first. Raises `RequestRefused` where there is none."""
-        found = sorted(
-            self.find(Query(thread_id=thread_id)), key=lambda entry: entry.message.timestamp
-        )
-        thread = thread_of(entry.message for entry in found)
-        if thread is None:
-            raise RequestRefused(f"there is no thread {shown(thread_id)}: look for its messages")
-        return thread, found
-
-    def threads(self, query: Query, *, among: int) -> Sequence[Thread]:
-        """The conversations, latest first, of which the query accepts a message.
-
-        Only the latest so many messages are looked at, and counted: a long thread may seem to
-        begin later.
-        """
-        by_id: dict[str, list[Message]] = {}
-        wanted: set[str] = set()
-        for entry in islice(self.find(Query()), among):
-            by_id.setdefault(entry.message.thread_id, []).append(entry.message)
-            if query.accepts(entry.message, entry.outcome):
-                wanted.add(entry.message.thread_id)
-        threads = [thread for name in wanted if (thread := thread_of(by_id[name]))]
-        return sorted(threads, key=lambda thread: thread.updated, reverse=True)
 
     def status(self) -> Status:
         dead = Query(outcomes=DEAD, unread=True, since=self._clock.now() - _DAY)
         unread = Query(recipient=HUMAN, unread=True)
         received = evolve(unread, outcomes=_RECEIVED)
-        entries = [*self._waiting()]
+        entries = [*self.records.waiting()]
         waiting = [entry.message for entry in entries]
-        settled = [*self._settled(dead, received, but=entries)]
+        settled = [*self.records.settled(dead, received, but=entries)]
         return Status(
             attended=self._store.claimed(),
             agents=tuple(self.agents()),
@@ -414,19 +347,6 @@ class Gateway:
 
     # -------------------------------------------------------------------------------- beneath
 
-    def _waiting(self) -> Iterator[Entry]:
-        for key in self._store.keys():  # noqa: SIM118  # a port, no dictionary
-            reading = self._store.read(key)
-            if isinstance(reading, Message):
-                yield Entry(key=key, message=reading)
-
-    def _settled(self, *queries: Query, but: Iterable[Entry]) -> Iterator[Entry]:
-        """Without those that were found waiting just before."""
-        found = {entry.message.digest for entry in but}
-        for settlement in self._store.history(*queries):
-            if not found or settlement.message.digest not in found:
-                yield Entry(key=settlement.key, message=settlement.message, settlement=settlement)
-
     def _now(self) -> datetime:
         """As a store keeps it: what was sent is then what is found."""
         now = self._clock.now()
@@ -436,7 +356,7 @@ class Gateway:
         """What everybody was told lately, but this agent could not be: it has no session."""
         lately = self._clock.now() - self._policy.message_ttl
         since = lately if query.since is None else max(lately, query.since)
-        for entry in self.find(evolve(query, since=since, unread=False)):
+        for entry in self.records.find(evolve(query, since=since, unread=False)):
             message = entry.message
             known = message.sender == agent.id or (agent.id, message.digest) in self._shown
             if not known and entry.outcome is not Outcome.RATE_LIMITED:
@@ -477,7 +397,7 @@ class Gateway:
         now = self._now()
         written = [
             entry.message.timestamp
-            for entry in self.find(Query(sender=sender, since=now - limit.horizon))
+            for entry in self.records.find(Query(sender=sender, since=now - limit.horizon))
             if entry.outcome is not Outcome.RATE_LIMITED
         ]
         for _ in range(count):

@@ -33,7 +33,7 @@ from agenthub_adapters import codec
 from agenthub_adapters.clock import SystemClock
 from agenthub_adapters.spool import FileSpool
 from agenthub_adapters.watcher import Watcher
-from agenthub_cli import main, messages
+from agenthub_cli import main, reading, writing
 from agenthub_core import (
     EVERYONE,
     HUMAN,
@@ -1231,7 +1231,7 @@ def test_a_directory_that_cannot_be_used_is_a_sentence(
 
 COMMANDS = [
     command
-    for app in (main.app, messages.app)
+    for app in (main.app, writing.app, reading.app)
     for command in app.registered_commands
     if command.callback is not None
 ]

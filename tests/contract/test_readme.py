@@ -12,8 +12,7 @@ from pathlib import Path
 
 import attrs
 
-from agenthub_cli.main import app
-from agenthub_cli.messages import app as messages
+from agenthub_cli import main, reading, writing
 from agenthub_cli.settings import Settings
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
@@ -46,6 +45,7 @@ def test_the_table_of_settings_is_what_the_settings_say_of_themselves() -> None:
 
 
 def test_every_command_is_in_the_table_of_commands() -> None:
-    commands = [*app.registered_commands, *messages.registered_commands]
+    apps = (main.app, writing.app, reading.app)
+    commands = [command for app in apps for command in app.registered_commands]
     named = {command.callback.__name__ for command in commands if command.callback}
     assert named == set(re.findall(r"^\| `agenthub ([a-z]+)", README, re.MULTILINE))

@@ -35,8 +35,8 @@ from agenthub_core import (
     StoreUnwritable,
     ThreadStatus,
 )
-from agenthub_core.gateway import DEAD
 from agenthub_core.model import CONTENT_LENGTH, COORDINATOR, HUB, RESERVED
+from agenthub_core.records import DEAD
 from agenthub_core.testing import NOON, ManualClock, MemoryStore
 from tests.unit.builders import FAULT, agent, message, seconds
 
@@ -618,7 +618,7 @@ def test_what_was_read_elsewhere_can_be_marked_and_is_no_mail_then(
         store.put(read)
     store.put(message(id="m2", recipient=HUMAN))
 
-    person.mark_read(person.trace("m1"))
+    person.records.mark_read(person.records.trace("m1"))
 
     assert person.status().unread == 1
     assert [each.id for each in person.mail(HUMAN)] == ["m2"]
@@ -648,7 +648,7 @@ def test_what_waits_is_found_before_what_is_settled_the_latest_first(
     end(store, message(id="ended-last"), after=seconds(2))
     store.put(message(id="old"))
     store.put(message(id="new", timestamp=NOON + seconds(9)))
-    found = list(gateway.find(Query()))
+    found = list(gateway.records.find(Query()))
     assert ids(found) == ["new", "old", "ended-last", "ended-first"]
     assert [(entry.state, entry.outcome) for entry in found[1:3]] == [
         ("waiting", None),
@@ -660,9 +660,9 @@ def test_only_what_the_query_accepts_is_found(gateway: Gateway, store: MemorySto
     for name in ("bob", "carol"):
         store.put(message(id=f"waits-{name}", recipient=name))
         end(store, message(id=f"ended-{name}", recipient=name), Outcome.EXPIRED)
-    assert ids(gateway.find(Query(recipient="bob"))) == ["waits-bob", "ended-bob"]
+    assert ids(gateway.records.find(Query(recipient="bob"))) == ["waits-bob", "ended-bob"]
     dead = Query(recipient="bob", outcomes=frozenset({Outcome.EXPIRED}))
-    assert ids(gateway.find(dead)) == ["ended-bob"]
+    assert ids(gateway.records.find(dead)) == ["ended-bob"]
 
 
 def test_a_message_that_was_written_again_has_several_lives(
@@ -672,13 +672,13 @@ def test_a_message_that_was_written_again_has_several_lives(
     end(store, message(content="first"), Outcome.EXPIRED)
     store.put(message(content="third"))
     store.put(message(id="m2"))
-    lives = gateway.trace("m1")
+    lives = gateway.records.trace("m1")
     assert [(life.message.content, life.state) for life in lives] == [
         ("first", "expired"),
         ("second", "delivered"),
         ("third", "waiting"),
     ]
-    assert gateway.trace("m3") == []
+    assert gateway.records.trace("m3") == []
 
 
 def test_a_message_that_is_settled_while_it_is_looked_for_is_found(clock: ManualClock) -> None:
@@ -704,16 +704,16 @@ def test_a_message_that_is_settled_while_it_is_looked_for_is_found(clock: Manual
 
     store = Busy()
     store.put(message())
-    assert ids(opened(store, clock).trace("m1"))[:1] == ["m1"]
+    assert ids(opened(store, clock).records.trace("m1"))[:1] == ["m1"]
 
 
 @pytest.mark.parametrize(
     "told",
     [
         lambda person: len(person.mail(HUMAN)),
-        lambda person: len(list(person.find(Query()))),
-        lambda person: len(person.thread("t1")[1]),
-        lambda person: person.thread("t1")[0].messages,
+        lambda person: len(list(person.records.find(Query()))),
+        lambda person: len(person.records.thread("t1")[1]),
+        lambda person: person.records.thread("t1")[0].messages,
         lambda person: person.status().unread,
     ],
     ids=["mail", "find", "thread", "messages", "status"],
@@ -738,7 +738,7 @@ def test_a_message_that_is_settled_while_it_is_looked_for_is_told_once(
 @pytest.mark.parametrize(
     "call",
     [
-        lambda gateway: gateway.thread("\udcff"),
+        lambda gateway: gateway.records.thread("\udcff"),
         lambda gateway: gateway.resolve("\udcff", sender="alice"),
         lambda gateway: gateway.retry("\udcff"),
         lambda gateway: gateway.mail("\udcff"),
@@ -761,7 +761,7 @@ def test_a_thread_is_told_with_its_messages_oldest_first(
     end(store, message(id="m1"), after=MINUTE)
     end(store, message(id="m2", recipient="carol", timestamp=NOON + seconds(1)))
     store.put(message(id="m4", thread_id="t2"))
-    thread, entries = gateway.thread("t1")
+    thread, entries = gateway.records.thread("t1")
     assert (thread.id, thread.creator, thread.messages) == ("t1", "alice", 3)
     assert thread.participants == ("alice", "bob", "carol")
     assert ids(entries) == ["m1", "m2", "m3"]
@@ -770,7 +770,7 @@ def test_a_thread_is_told_with_its_messages_oldest_first(
 @pytest.mark.parametrize(
     "call",
     [
-        lambda gateway: gateway.thread("t9"),
+        lambda gateway: gateway.records.thread("t9"),
         lambda gateway: gateway.resolve("t9", sender="alice"),
     ],
     ids=["thread", "resolve"],
@@ -787,10 +787,10 @@ def test_threads_are_those_of_the_latest_messages_the_latest_first(
         when = NOON + seconds(second)
         end(store, message(id=f"m{second}", thread_id=thread_id, timestamp=when))
 
-    told = [(thread.id, thread.messages) for thread in gateway.threads(Query(), among=99)]
+    told = [(thread.id, thread.messages) for thread in gateway.records.threads(Query(), among=99)]
     assert told == [("t2", 2), ("t3", 1), ("t1", 1)]
-    assert [thread.id for thread in gateway.threads(Query(), among=3)] == ["t2", "t3"]
-    assert gateway.threads(Query(), among=0) == []
+    assert [thread.id for thread in gateway.records.threads(Query(), among=3)] == ["t2", "t3"]
+    assert gateway.records.threads(Query(), among=0) == []
 
 
 def test_a_thread_of_which_a_message_is_looked_for_is_told_as_a_whole(
@@ -804,11 +804,11 @@ def test_a_thread_of_which_a_message_is_looked_for_is_told_as_a_whole(
         end(store, message(id=f"m{second}", timestamp=when, type=kind, **fields))
     store.put(message(id="other", thread_id="t2", recipient="dora"))
 
-    everything = gateway.threads(Query(thread_id="t1"), among=99)
+    everything = gateway.records.threads(Query(thread_id="t1"), among=99)
     assert [(thread.status, thread.messages) for thread in everything] == [
         (ThreadStatus.RESOLVED, 3)
     ]
-    assert gateway.threads(Query(agent="bob"), among=99) == everything
+    assert gateway.records.threads(Query(agent="bob"), among=99) == everything
 
 
 def test_threads_are_found_by_what_became_of_a_message(
@@ -817,7 +817,7 @@ def test_threads_are_found_by_what_became_of_a_message(
     end(store, message(id="m1", thread_id="held"))
     end(store, message(id="m2", thread_id="lost"), Outcome.EXPIRED)
     store.put(message(id="m3", thread_id="lost", timestamp=NOON + seconds(1)))
-    (lost,) = gateway.threads(Query(outcomes=DEAD), among=9)
+    (lost,) = gateway.records.threads(Query(outcomes=DEAD), among=9)
     assert (lost.id, lost.messages) == ("lost", 2)
 
 
@@ -826,7 +826,7 @@ def test_threads_are_ordered_by_their_latest_message_whether_or_not_it_waits(
 ) -> None:
     store.put(message(id="m1", thread_id="waits"))
     end(store, message(id="m2", thread_id="ended", timestamp=NOON + MINUTE))
-    assert [thread.id for thread in gateway.threads(Query(), among=9)] == ["ended", "waits"]
+    assert [thread.id for thread in gateway.records.threads(Query(), among=9)] == ["ended", "waits"]
 
 
 def test_the_status_is_the_hub_at_a_glance(
@@ -1082,7 +1082,7 @@ def test_a_message_that_died_again_comes_back_again(
     end(store, sent.message, Outcome.EXPIRED, after=HOUR)
     clock.advance(HOUR)
     gateway.retry("m1")
-    assert [life.state for life in gateway.trace("m1")] == ["expired", "expired", "waiting"]
+    assert [life.state for life in gateway.records.trace("m1")] == ["expired", "expired", "waiting"]
 
 
 @pytest.fixture
@@ -1131,7 +1131,7 @@ def test_a_broadcast_that_all_hold_at_last_is_no_dead_letter(
 
 def unread_dead_letters(gateway: Gateway) -> tuple[set[str], int]:
     """Those that still need somebody, and how many the status counts."""
-    return {*ids(gateway.find(Query(outcomes=DEAD, unread=True)))}, gateway.status().dead
+    return {*ids(gateway.records.find(Query(outcomes=DEAD, unread=True)))}, gateway.status().dead
 
 
 def test_a_dead_letter_that_was_sent_again_is_dealt_with_until_it_dies_again(
@@ -1144,7 +1144,7 @@ def test_a_dead_letter_that_was_sent_again_is_dealt_with_until_it_dies_again(
     clock.advance(HOUR)
     (sent,) = gateway.retry("m1")
     assert unread_dead_letters(gateway) == ({"m2"}, 1)
-    assert [life.message.read for life in gateway.trace("m1")] == [True, False]
+    assert [life.message.read for life in gateway.records.trace("m1")] == [True, False]
 
     end(store, sent.message, Outcome.EXPIRED, after=HOUR)
     assert unread_dead_letters(gateway) == ({"m1", "m2"}, 2)

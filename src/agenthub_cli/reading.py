@@ -1,12 +1,9 @@
-"""The commands for people and scripts: write, read, look up, send again."""
+"""The commands with which people and scripts read and look things up."""
 
 from __future__ import annotations
 
 import enum
-import math
 import re
-import sys
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -14,38 +11,25 @@ from typing import Annotated
 
 import typer
 
+from agenthub_cli.person import Json, as_person
 from agenthub_cli.reporting import reporting
-from agenthub_cli.settings import read_settings
 from agenthub_core import (
     HUMAN,
     Entry,
-    Gateway,
     InvalidSettings,
-    Message,
     MessageType,
     Outcome,
     Presence,
-    Priority,
     Query,
     RequestRefused,
-    Sent,
 )
-from agenthub_core.gateway import DEAD
-from agenthub_core.model import RESERVED, shown
+from agenthub_core.model import shown
+from agenthub_core.records import DEAD
 
 app = typer.Typer(rich_markup_mode="markdown")
 
 _SCANNED = 1000
 """Messages that a list of threads is made of: the newest; more would take longer than a glance."""
-
-_LOOK = 1.0  # seconds between two looks at the store while nothing tells of a change
-
-
-class Until(enum.Enum):
-    """What `send --wait` waits for."""
-
-    DELIVERED = "delivered"
-    ANSWERED = "answered"
 
 
 class State(enum.Enum):
@@ -59,14 +43,6 @@ class State(enum.Enum):
     RATE_LIMITED = "rate-limited"
 
 
-def _open(sender: str = HUMAN) -> Gateway:
-    """The hub as a person meets it: under any name that is not the hub's own."""
-    from agenthub_cli.compose import gateway  # --help needs none of it
-
-    return gateway(read_settings(), acting_as={sender} - (RESERVED - {HUMAN}))
-
-
-Json = Annotated[bool, typer.Option("--json", help="For scripts.")]
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")]
 
 
@@ -90,147 +66,6 @@ Since = Annotated[
     typer.Option("--since", parser=_span, metavar="<time>", help="30m, 2h, 7d, or a date."),
 ]
 
-# ---------------------------------------------------------------------------------------- send
-
-_SEND_EXAMPLES = """
-Examples:
-
-  agenthub send cosmic-panda "What does POST /login expect?" --wait answered
-
-  git diff | agenthub send cosmic-panda - --type context
-
-  agenthub send all "The API is frozen until noon" --priority urgent
-"""
-
-
-@app.command(epilog=_SEND_EXAMPLES)
-def send(
-    to: Annotated[str, typer.Argument(help="An agent's name, or all.", metavar="TO")],
-    text: Annotated[
-        str, typer.Argument(help="What to say; - reads it from a pipe.", metavar="TEXT")
-    ],
-    *,
-    sender: Annotated[str, typer.Option("--from", help="In whose name.")] = HUMAN,
-    kind: Annotated[MessageType, typer.Option("--type", help="What it is.")] = MessageType.TASK,
-    priority: Annotated[Priority, typer.Option(help="How soon it goes out.")] = Priority.NORMAL,
-    thread: Annotated[
-        str | None, typer.Option(help="The thread that it belongs to; else it begins one.")
-    ] = None,
-    wait: Annotated[
-        Until | None, typer.Option(help="Return when it was delivered, or answered.")
-    ] = None,
-    timeout: Annotated[
-        float, typer.Option(min=0, help="Seconds to wait at most.", metavar="SECONDS")
-    ] = 600,
-    json: Json = False,
-) -> None:
-    """Write to an agent."""
-    with reporting():
-        if math.isnan(timeout):
-            raise InvalidSettings("--timeout: found nan, expected a number of seconds")
-        gateway = _open(sender)
-        sent = gateway.send(
-            sender=sender,
-            recipient=to,
-            type=kind,
-            content=_piped() if text == "-" else text,
-            priority=priority,
-            thread_id=thread,
-        )
-        answer = None
-        if not json:
-            typer.echo(f"Sent {sent.message.id} to {to}. {_prospect(sent)}", err=wait is not None)
-        if wait is not None:
-            answer = _wait(gateway, sent.message, wait, timeout)
-        if json:
-            from agenthub_cli import display  # others need no tables
-
-            display.as_json(_sent_object(sent, answer))
-        elif answer is not None:
-            _read_out(answer)
-
-
-def _piped() -> str:
-    try:
-        return sys.stdin.read()
-    except UnicodeDecodeError as error:
-        raise RequestRefused("what comes from the pipe is no text in UTF-8") from error
-
-
-def _prospect(sent: Sent) -> str:
-    """What will happen to the message, in a sentence for a person."""
-    to = sent.message.recipient
-    perhaps = f" Did you mean {' or '.join(sent.nearest)}?" if sent.nearest else ""
-    unknown = f"No {to} is known yet; it waits.{perhaps}"
-    if to == HUMAN:
-        return "It is read with: agenthub inbox"
-    if not sent.attended:
-        waits = unknown if sent.presence is Presence.UNKNOWN else "It waits."
-        return f"{waits} No hub is running: agenthub daemon"
-    if sent.message.is_broadcast:
-        return f"It goes to: {', '.join(sent.reached)}." if sent.reached else "Nobody is here."
-    match sent.presence:
-        case Presence.HERE:
-            return f"{to} is here."
-        case Presence.AWAY:
-            return f"{to} is away; it waits."
-        case Presence.UNKNOWN:
-            return unknown
-
-
-def _sent_object(sent: Sent, answer: Message | None = None) -> dict[str, object]:
-    from agenthub_adapters import codec
-
-    return {
-        "messageId": sent.message.id,
-        "threadId": sent.message.thread_id,
-        "presence": sent.presence.value,
-        "hubRunning": sent.attended,
-        "didYouMean": list(sent.nearest),
-    } | ({} if answer is None else {"answer": codec.message_object(answer)})
-
-
-def _wait(gateway: Gateway, message: Message, until: Until, timeout: float) -> Message | None:
-    """Wait for the message's end, or for the answer. Raises `RequestRefused` where none comes."""
-    from agenthub_cli.compose import changes
-
-    deadline = time.monotonic() + timeout
-    with changes(read_settings()) as change:
-        while True:
-            # the first of its lives: somebody may have sent a dead letter again already
-            entry = next(iter(gateway.trace(message.id)), None)
-            if entry is None:
-                raise RequestRefused("somebody has removed it from the spool")
-            if entry.outcome in DEAD and entry.settlement is not None:
-                raise RequestRefused(f"it was not delivered ({entry.state}): {_reason(entry)}")
-            if until is Until.DELIVERED and entry.settlement is not None:
-                typer.echo("Delivered.", err=True)
-                return None
-            if until is Until.ANSWERED and (answer := _answer(gateway, message)) is not None:
-                return answer
-            left = deadline - time.monotonic()
-            if left <= 0:
-                raise RequestRefused(
-                    f"it was not {until.value} within {timeout:g} s; it stands at: {entry.state}"
-                )
-            change(min(left, _LOOK))
-
-
-def _answer(gateway: Gateway, message: Message) -> Message | None:
-    """The first answer, which counts as read now."""
-    query = Query(thread_id=message.thread_id, recipient=message.sender, since=message.timestamp)
-    answers = [entry for entry in gateway.find(query) if entry.message.id != message.id]
-    if not answers:
-        return None
-    answer = min(answers, key=lambda entry: entry.message.timestamp)
-    gateway.mark_read([answer])
-    return answer.message
-
-
-def _reason(entry: Entry) -> str:
-    return "" if entry.settlement is None else entry.settlement.reason
-
-
 # --------------------------------------------------------------------------------------- inbox
 
 
@@ -248,32 +83,22 @@ def inbox(
     from agenthub_cli import display
 
     with reporting():
-        gateway = _open()
+        gateway = as_person()
         messages = gateway.mail(HUMAN, mark_read=not keep)
         if everything:
             new = {message.digest for message in messages}
-            found = (entry.message for entry in gateway.find(Query(recipient=HUMAN)))
+            found = (entry.message for entry in gateway.records.find(Query(recipient=HUMAN)))
             before = islice((message for message in found if message.digest not in new), limit)
             messages = sorted([*before, *messages], key=lambda message: message.timestamp)
         if json:
             display.as_json([codec.message_object(message) for message in messages])
             return
         for message in messages:
-            _read_out(message)
+            display.message(message)
         if not messages and everything:
             display.say("Nobody has written to you yet.")
         elif not messages:
             display.say("Nothing new. agenthub inbox --all shows what you have read.")
-
-
-def _read_out(message: Message) -> None:
-    from agenthub_cli import display
-
-    when = display.ago(message.timestamp, datetime.now(UTC))
-    display.block(
-        f"{message.sender} · {message.type.value} · {when} · thread {message.thread_id}",
-        message.content,
-    )
 
 
 # --------------------------------------------------------------------------------------- lists
@@ -288,7 +113,9 @@ def agents(
     from agenthub_cli import display
 
     with reporting():
-        present = [each for each in _open().agents() if not here or each.presence is Presence.HERE]
+        present = [
+            each for each in as_person().agents() if not here or each.presence is Presence.HERE
+        ]
         if json:
             display.as_json([display.agent_object(each) for each in present])
         elif not present and here:
@@ -321,7 +148,7 @@ def threads(
     from agenthub_cli import display
 
     with reporting():
-        every = _open().threads(Query(agent=agent), among=_SCANNED)
+        every = as_person().records.threads(Query(agent=agent), among=_SCANNED)
         # not by the query: half a thread does not tell whether it is resolved
         found = [each for each in every if since is None or each.updated >= since][:limit]
         if json:
@@ -386,7 +213,7 @@ def messages(
             text=text,
             since=since,
         )
-        found = list(islice(_in_state(_open().find(query), state), limit))
+        found = list(islice(_in_state(as_person().records.find(query), state), limit))
         if json:
             display.as_json([display.entry_object(entry) for entry in found])
         elif not found:
@@ -433,7 +260,7 @@ def show(
     from agenthub_cli import display
 
     with reporting():
-        entries = _open().trace(message)
+        entries = as_person().records.trace(message)
         if not entries:
             raise RequestRefused(f"there is no message {message}: agenthub messages lists them")
         if json:
@@ -477,23 +304,6 @@ def _exactly(when: datetime) -> str:
     return when.astimezone().isoformat(" ", "milliseconds")
 
 
-@app.command()
-def retry(
-    message: Annotated[str, typer.Argument(help="A dead letter's id.", metavar="ID")],
-    json: Json = False,
-) -> None:
-    """Send a dead letter again, as if it were written now."""
-    with reporting():
-        again = _open().retry(message)
-        if json:
-            from agenthub_cli import display  # others need no tables
-
-            display.as_json([_sent_object(sent) for sent in again])
-            return
-        for sent in again:
-            typer.echo(f"Sent {message} again to {sent.message.recipient}. {_prospect(sent)}")
-
-
 # -------------------------------------------------------------------------------------- status
 
 
@@ -509,7 +319,7 @@ def status(json: Json = False) -> None:
     from agenthub_cli import display
 
     with reporting():
-        at_a_glance = _open().status()
+        at_a_glance = as_person().status()
         dead, unread = at_a_glance.dead, at_a_glance.unread
         here = [each.agent.id for each in at_a_glance.agents if each.presence is Presence.HERE]
         if json:

@@ -1,0 +1,198 @@
+"""The commands with which people and scripts write: send, and send again."""
+
+from __future__ import annotations
+
+import enum
+import math
+import sys
+import time
+from typing import Annotated
+
+import typer
+
+from agenthub_cli.person import Json, as_person
+from agenthub_cli.reporting import reporting
+from agenthub_cli.settings import read_settings
+from agenthub_core import (
+    HUMAN,
+    Entry,
+    Gateway,
+    InvalidSettings,
+    Message,
+    MessageType,
+    Presence,
+    Priority,
+    Query,
+    RequestRefused,
+    Sent,
+)
+from agenthub_core.records import DEAD
+
+app = typer.Typer(rich_markup_mode="markdown")
+
+_LOOK = 1.0  # seconds between two looks at the store while nothing tells of a change
+
+
+class Until(enum.Enum):
+    """What `send --wait` waits for."""
+
+    DELIVERED = "delivered"
+    ANSWERED = "answered"
+
+
+_SEND_EXAMPLES = """
+Examples:
+
+  agenthub send cosmic-panda "What does POST /login expect?" --wait answered
+
+  git diff | agenthub send cosmic-panda - --type context
+
+  agenthub send all "The API is frozen until noon" --priority urgent
+"""
+
+
+@app.command(epilog=_SEND_EXAMPLES)
+def send(
+    to: Annotated[str, typer.Argument(help="An agent's name, or all.", metavar="TO")],
+    text: Annotated[
+        str, typer.Argument(help="What to say; - reads it from a pipe.", metavar="TEXT")
+    ],
+    *,
+    sender: Annotated[str, typer.Option("--from", help="In whose name.")] = HUMAN,
+    kind: Annotated[MessageType, typer.Option("--type", help="What it is.")] = MessageType.TASK,
+    priority: Annotated[Priority, typer.Option(help="How soon it goes out.")] = Priority.NORMAL,
+    thread: Annotated[
+        str | None, typer.Option(help="The thread that it belongs to; else it begins one.")
+    ] = None,
+    wait: Annotated[
+        Until | None, typer.Option(help="Return when it was delivered, or answered.")
+    ] = None,
+    timeout: Annotated[
+        float, typer.Option(min=0, help="Seconds to wait at most.", metavar="SECONDS")
+    ] = 600,
+    json: Json = False,
+) -> None:
+    """Write to an agent."""
+    with reporting():
+        if math.isnan(timeout):
+            raise InvalidSettings("--timeout: found nan, expected a number of seconds")
+        gateway = as_person(sender)
+        sent = gateway.send(
+            sender=sender,
+            recipient=to,
+            type=kind,
+            content=_piped() if text == "-" else text,
+            priority=priority,
+            thread_id=thread,
+        )
+        answer = None
+        if not json:
+            typer.echo(f"Sent {sent.message.id} to {to}. {_prospect(sent)}", err=wait is not None)
+        if wait is not None:
+            answer = _wait(gateway, sent.message, wait, timeout)
+        if json:
+            from agenthub_cli import display  # others need no tables
+
+            display.as_json(_sent_object(sent, answer))
+        elif answer is not None:
+            from agenthub_cli import display
+
+            display.message(answer)
+
+
+def _piped() -> str:
+    try:
+        return sys.stdin.read()
+    except UnicodeDecodeError as error:
+        raise RequestRefused("what comes from the pipe is no text in UTF-8") from error
+
+
+def _prospect(sent: Sent) -> str:
+    """What will happen to the message, in a sentence for a person."""
+    to = sent.message.recipient
+    perhaps = f" Did you mean {' or '.join(sent.nearest)}?" if sent.nearest else ""
+    unknown = f"No {to} is known yet; it waits.{perhaps}"
+    if to == HUMAN:
+        return "It is read with: agenthub inbox"
+    if not sent.attended:
+        waits = unknown if sent.presence is Presence.UNKNOWN else "It waits."
+        return f"{waits} No hub is running: agenthub daemon"
+    if sent.message.is_broadcast:
+        return f"It goes to: {', '.join(sent.reached)}." if sent.reached else "Nobody is here."
+    match sent.presence:
+        case Presence.HERE:
+            return f"{to} is here."
+        case Presence.AWAY:
+            return f"{to} is away; it waits."
+        case Presence.UNKNOWN:
+            return unknown
+
+
+def _sent_object(sent: Sent, answer: Message | None = None) -> dict[str, object]:
+    from agenthub_adapters import codec
+
+    return {
+        "messageId": sent.message.id,
+        "threadId": sent.message.thread_id,
+        "presence": sent.presence.value,
+        "hubRunning": sent.attended,
+        "didYouMean": list(sent.nearest),
+    } | ({} if answer is None else {"answer": codec.message_object(answer)})
+
+
+def _wait(gateway: Gateway, message: Message, until: Until, timeout: float) -> Message | None:
+    """Wait for the message's end, or for the answer. Raises `RequestRefused` where none comes."""
+    from agenthub_cli.compose import changes
+
+    deadline = time.monotonic() + timeout
+    with changes(read_settings()) as change:
+        while True:
+            # the first of its lives: somebody may have sent a dead letter again already
+            entry = next(iter(gateway.records.trace(message.id)), None)
+            if entry is None:
+                raise RequestRefused("somebody has removed it from the spool")
+            if entry.outcome in DEAD and entry.settlement is not None:
+                raise RequestRefused(f"it was not delivered ({entry.state}): {_reason(entry)}")
+            if until is Until.DELIVERED and entry.settlement is not None:
+                typer.echo("Delivered.", err=True)
+                return None
+            if until is Until.ANSWERED and (answer := _answer(gateway, message)) is not None:
+                return answer
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise RequestRefused(
+                    f"it was not {until.value} within {timeout:g} s; it stands at: {entry.state}"
+                )
+            change(min(left, _LOOK))
+
+
+def _answer(gateway: Gateway, message: Message) -> Message | None:
+    """The first answer, which counts as read now."""
+    query = Query(thread_id=message.thread_id, recipient=message.sender, since=message.timestamp)
+    answers = [entry for entry in gateway.records.find(query) if entry.message.id != message.id]
+    if not answers:
+        return None
+    answer = min(answers, key=lambda entry: entry.message.timestamp)
+    gateway.records.mark_read([answer])
+    return answer.message
+
+
+def _reason(entry: Entry) -> str:
+    return "" if entry.settlement is None else entry.settlement.reason
+
+
+@app.command()
+def retry(
+    message: Annotated[str, typer.Argument(help="A dead letter's id.", metavar="ID")],
+    json: Json = False,
+) -> None:
+    """Send a dead letter again, as if it were written now."""
+    with reporting():
+        again = as_person().retry(message)
+        if json:
+            from agenthub_cli import display  # others need no tables
+
+            display.as_json([_sent_object(sent) for sent in again])
+            return
+        for sent in again:
+            typer.echo(f"Sent {message} again to {sent.message.recipient}. {_prospect(sent)}")
