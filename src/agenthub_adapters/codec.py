@@ -269,6 +269,8 @@ def screen(query: Query) -> Callable[[bytes], bool]:
     ]
     if query.unread:
         needles.append((b'"read": false',))
+    if query.id_prefix:
+        needles.append((f'"id": "{query.id_prefix}'.encode(errors="replace"),))
     # what JSON escapes, and letters that have several small forms, only the decoder tells
     plain = query.text.isascii() and query.text.isprintable()
     text = json.dumps(query.text.lower())[1:-1].encode() if plain else b""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
@@ -84,6 +85,15 @@ def _fit(text: str, width: int) -> str:
 
 
 _GAP = 2  # blanks between two columns
+
+
+def message_id(text: str) -> str:
+    """On a terminal the beginning of an id that nobody chose: enough to find the message by."""
+    return text[:_ENOUGH] if sys.stdout.isatty() and _GENERATED.fullmatch(text) else text
+
+
+_GENERATED = re.compile("[a-z0-9]{24}")
+_ENOUGH = 8  # of 36 letters each: no two messages begin alike
 
 
 def block(heading: str, content: str) -> None:

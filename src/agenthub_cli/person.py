@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from agenthub_cli.settings import read_settings
-from agenthub_core import HUMAN, Gateway
+from agenthub_core import HUMAN, Gateway, Presence, Sent
 from agenthub_core.model import RESERVED
 
 Json = Annotated[bool, typer.Option("--json", help="For scripts.")]
@@ -18,3 +18,24 @@ def as_person(sender: str = HUMAN) -> Gateway:
     from agenthub_cli.compose import gateway  # --help needs none of it
 
     return gateway(read_settings(), acting_as={sender} - (RESERVED - {HUMAN}))
+
+
+def prospect(sent: Sent) -> str:
+    """What will happen to the message, in a sentence for a person."""
+    to = sent.message.recipient
+    perhaps = f" Did you mean {' or '.join(sent.nearest)}?" if sent.nearest else ""
+    unknown = f"No {to} is known yet; it waits.{perhaps}"
+    if to == HUMAN:
+        return "It is read with: agenthub inbox"
+    if not sent.attended:
+        waits = unknown if sent.presence is Presence.UNKNOWN else "It waits."
+        return f"{waits} No hub is running: agenthub daemon"
+    if sent.message.is_broadcast:
+        return f"It goes to: {', '.join(sent.reached)}." if sent.reached else "Nobody is here."
+    match sent.presence:
+        case Presence.HERE:
+            return f"{to} is here."
+        case Presence.AWAY:
+            return f"{to} is away; it waits."
+        case Presence.UNKNOWN:
+            return unknown

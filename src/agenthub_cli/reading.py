@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from typing import Annotated
 
 import typer
 
-from agenthub_cli.person import Json, as_person
+from agenthub_cli.log import one_line
+from agenthub_cli.person import Json, as_person, prospect
 from agenthub_cli.reporting import reporting
 from agenthub_core import (
     HUMAN,
     Entry,
+    Gateway,
     InvalidSettings,
     MessageType,
     Outcome,
     Presence,
     Query,
-    RequestRefused,
 )
-from agenthub_core.model import shown
+from agenthub_core.model import RESERVED, shown
 from agenthub_core.records import DEAD
 
 app = typer.Typer(rich_markup_mode="markdown")
@@ -113,9 +114,8 @@ def agents(
     from agenthub_cli import display
 
     with reporting():
-        present = [
-            each for each in as_person().agents() if not here or each.presence is Presence.HERE
-        ]
+        gateway = as_person()
+        present = [each for each in gateway.agents() if not here or each.presence is Presence.HERE]
         if json:
             display.as_json([display.agent_object(each) for each in present])
         elif not present and here:
@@ -135,6 +135,8 @@ def agents(
                 for each in present
             )
             display.table(("AGENT", "STATE", "SEEN", "DIRECTORY", "ROLE"), rows)
+            if any(each.presence is Presence.HERE for each in present) and not gateway.attended():
+                typer.echo("No hub is running, so nobody is woken: agenthub daemon", err=True)
 
 
 @app.command()
@@ -148,9 +150,11 @@ def threads(
     from agenthub_cli import display
 
     with reporting():
-        every = as_person().records.threads(Query(agent=agent), among=_SCANNED)
+        gateway = as_person()
+        every = gateway.records.threads(Query(agent=agent), among=_SCANNED)
         # not by the query: half a thread does not tell whether it is resolved
         found = [each for each in every if since is None or each.updated >= since][:limit]
+        _doubt(gateway, [agent], {name for each in every for name in each.participants})
         if json:
             display.as_json([display.thread_object(thread) for thread in found])
         elif not found:
@@ -213,7 +217,10 @@ def messages(
             text=text,
             since=since,
         )
-        found = list(islice(_in_state(as_person().records.find(query), state), limit))
+        gateway = as_person()
+        found = list(islice(_in_state(gateway.records.find(query), state), limit))
+        names = {name for each in found for name in (each.message.sender, each.message.recipient)}
+        _doubt(gateway, [agent, sender, to], names)
         if json:
             display.as_json([display.entry_object(entry) for entry in found])
         elif not found:
@@ -232,7 +239,19 @@ def _in_state(entries: Iterator[Entry], state: State | None) -> Iterator[Entry]:
     for entry in entries:
         if state is State.WAITING and entry.settlement is not None:
             return  # those that wait come first
-        yield entry
+        if state is not State.WAITING or entry.waits:
+            yield entry
+
+
+def _doubt(gateway: Gateway, names: Iterable[str | None], found: Collection[str]) -> None:
+    """Tell of a name that nobody has: what was written to everyone is found under it, too."""
+    for name in names:
+        if name is None or name in found or name in RESERVED:
+            continue
+        if name not in {each.agent.id for each in gateway.agents()}:
+            alike = gateway.alike(name)
+            perhaps = f" Did you mean {' or '.join(alike)}?" if alike else ""
+            typer.echo(f"No agent {one_line(name)} is known.{perhaps}", err=True)
 
 
 def _row(entry: Entry) -> tuple[str, ...]:
@@ -240,7 +259,7 @@ def _row(entry: Entry) -> tuple[str, ...]:
 
     message = entry.message
     return (
-        message.id,
+        display.message_id(message.id),
         display.age(message.timestamp, datetime.now(UTC)),
         message.sender,
         message.recipient,
@@ -254,23 +273,23 @@ def _row(entry: Entry) -> tuple[str, ...]:
 
 @app.command()
 def show(
-    message: Annotated[str, typer.Argument(help="Its id.", metavar="ID")], json: Json = False
+    message: Annotated[str, typer.Argument(help="Its id, or its beginning.", metavar="ID")],
+    json: Json = False,
 ) -> None:
     """See all that is known of a message."""
     from agenthub_cli import display
 
     with reporting():
-        entries = as_person().records.trace(message)
-        if not entries:
-            raise RequestRefused(f"there is no message {message}: agenthub messages lists them")
+        gateway = as_person()
+        entries = gateway.records.look_up(message)
         if json:
             display.as_json([display.entry_object(entry) for entry in entries])
             return
         for entry in entries:
-            _show(entry)
+            _show(entry, prospect(gateway.prospect(entry.message)) if entry.waits else "")
 
 
-def _show(entry: Entry) -> None:
+def _show(entry: Entry, fate: str) -> None:
     from agenthub_cli import display
 
     message = entry.message
@@ -284,6 +303,8 @@ def _show(entry: Entry) -> None:
         ("priority", message.priority.value),
         ("written", _exactly(message.timestamp)),
     ]
+    if fate:
+        facts.append(("waits", fate))
     if entry.settlement is not None:
         facts.append(("settled", _exactly(entry.settlement.at)))
         if entry.settlement.reason:

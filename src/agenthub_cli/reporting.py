@@ -16,11 +16,17 @@ UNUSABLE = 2  # the usual status for a command that was called wrongly
 
 
 @contextlib.contextmanager
-def reporting() -> Iterator[None]:
-    """Translate every error that agenthub raises on purpose; any other is a bug, and shows."""
+def reporting(**arguments: str) -> Iterator[None]:
+    """Translate every error that agenthub raises on purpose; any other is a bug, and shows.
+
+    `arguments` are what the command calls the fields of the model.
+    """
     try:
         yield
-    except AgentHubError as error:
+    except AgentHubError as raised:
+        error = raised
+        if isinstance(raised, InvalidValue) and raised.field in arguments:
+            error = InvalidValue(arguments[raised.field], raised.found, raised.expected)
         for line in (f"agenthub: {error}", *error.details):
             typer.echo(log.one_line(line), err=True)
         sys.exit(UNUSABLE if isinstance(error, InvalidSettings | InvalidValue) else FAILED)

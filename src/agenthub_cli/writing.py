@@ -1,4 +1,4 @@
-"""The commands with which people and scripts write: send, and send again."""
+"""The commands with which people and scripts write: send, send again, discard."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from agenthub_cli.person import Json, as_person
+from agenthub_cli.person import Json, as_person, prospect
 from agenthub_cli.reporting import reporting
 from agenthub_cli.settings import read_settings
 from agenthub_core import (
@@ -20,7 +20,6 @@ from agenthub_core import (
     InvalidSettings,
     Message,
     MessageType,
-    Presence,
     Priority,
     Query,
     RequestRefused,
@@ -73,7 +72,7 @@ def send(
     json: Json = False,
 ) -> None:
     """Write to an agent."""
-    with reporting():
+    with reporting(recipient="TO", content="TEXT", sender="--from", thread_id="--thread"):
         if math.isnan(timeout):
             raise InvalidSettings("--timeout: found nan, expected a number of seconds")
         gateway = as_person(sender)
@@ -85,16 +84,18 @@ def send(
             priority=priority,
             thread_id=thread,
         )
-        answer = None
         if not json:
-            typer.echo(f"Sent {sent.message.id} to {to}. {_prospect(sent)}", err=wait is not None)
-        if wait is not None:
-            answer = _wait(gateway, sent.message, wait, timeout)
-        if json:
-            from agenthub_cli import display  # others need no tables
+            typer.echo(f"Sent {sent.message.id} to {to}. {prospect(sent)}", err=wait is not None)
+        answer = None
+        try:
+            if wait is not None:
+                answer = _wait(gateway, sent.message, wait, timeout, quietly=json)
+        finally:  # who waits in vain needs the id all the more
+            if json:
+                from agenthub_cli import display  # others need no tables
 
-            display.as_json(_sent_object(sent, answer))
-        elif answer is not None:
+                display.as_json(_sent_object(sent, answer))
+        if answer is not None and not json:
             from agenthub_cli import display
 
             display.message(answer)
@@ -105,27 +106,6 @@ def _piped() -> str:
         return sys.stdin.read()
     except UnicodeDecodeError as error:
         raise RequestRefused("what comes from the pipe is no text in UTF-8") from error
-
-
-def _prospect(sent: Sent) -> str:
-    """What will happen to the message, in a sentence for a person."""
-    to = sent.message.recipient
-    perhaps = f" Did you mean {' or '.join(sent.nearest)}?" if sent.nearest else ""
-    unknown = f"No {to} is known yet; it waits.{perhaps}"
-    if to == HUMAN:
-        return "It is read with: agenthub inbox"
-    if not sent.attended:
-        waits = unknown if sent.presence is Presence.UNKNOWN else "It waits."
-        return f"{waits} No hub is running: agenthub daemon"
-    if sent.message.is_broadcast:
-        return f"It goes to: {', '.join(sent.reached)}." if sent.reached else "Nobody is here."
-    match sent.presence:
-        case Presence.HERE:
-            return f"{to} is here."
-        case Presence.AWAY:
-            return f"{to} is away; it waits."
-        case Presence.UNKNOWN:
-            return unknown
 
 
 def _sent_object(sent: Sent, answer: Message | None = None) -> dict[str, object]:
@@ -140,11 +120,14 @@ def _sent_object(sent: Sent, answer: Message | None = None) -> dict[str, object]
     } | ({} if answer is None else {"answer": codec.message_object(answer)})
 
 
-def _wait(gateway: Gateway, message: Message, until: Until, timeout: float) -> Message | None:
+def _wait(
+    gateway: Gateway, message: Message, until: Until, timeout: float, *, quietly: bool
+) -> Message | None:
     """Wait for the message's end, or for the answer. Raises `RequestRefused` where none comes."""
     from agenthub_cli.compose import changes
 
     deadline = time.monotonic() + timeout
+    told = quietly
     with changes(read_settings()) as change:
         while True:
             # the first of its lives: somebody may have sent a dead letter again already
@@ -154,16 +137,29 @@ def _wait(gateway: Gateway, message: Message, until: Until, timeout: float) -> M
             if entry.outcome in DEAD and entry.settlement is not None:
                 raise RequestRefused(f"it was not delivered ({entry.state}): {_reason(entry)}")
             if until is Until.DELIVERED and entry.settlement is not None:
-                typer.echo("Delivered.", err=True)
+                if not quietly:
+                    typer.echo("Delivered.", err=True)
                 return None
             if until is Until.ANSWERED and (answer := _answer(gateway, message)) is not None:
                 return answer
             left = deadline - time.monotonic()
             if left <= 0:
                 raise RequestRefused(
-                    f"it was not {until.value} within {timeout:g} s; it stands at: {entry.state}"
+                    f"it was not {until.value} within {timeout:g} s: {_why(entry)}"
                 )
+            if entry.settlement is not None and not told:
+                told = True
+                typer.echo("Delivered. Waiting for the answer; Ctrl-C ends only that.", err=True)
             change(min(left, _LOOK))
+
+
+def _why(entry: Entry) -> str:
+    if entry.waits:
+        return f"it still waits; agenthub discard {entry.message.id} takes it back"
+    return (
+        f"{entry.message.recipient} holds it, and may have answered in its own session instead of "
+        "with its tool"
+    )
 
 
 def _answer(gateway: Gateway, message: Message) -> Message | None:
@@ -183,7 +179,9 @@ def _reason(entry: Entry) -> str:
 
 @app.command()
 def retry(
-    message: Annotated[str, typer.Argument(help="A dead letter's id.", metavar="ID")],
+    message: Annotated[
+        str, typer.Argument(help="A dead letter's id, or its beginning.", metavar="ID")
+    ],
     json: Json = False,
 ) -> None:
     """Send a dead letter again, as if it were written now."""
@@ -195,4 +193,27 @@ def retry(
             display.as_json([_sent_object(sent) for sent in again])
             return
         for sent in again:
-            typer.echo(f"Sent {message} again to {sent.message.recipient}. {_prospect(sent)}")
+            again_to = f"{sent.message.id} again to {sent.message.recipient}"
+            typer.echo(f"Sent {again_to}. {prospect(sent)}")
+
+
+@app.command()
+def discard(
+    message: Annotated[str, typer.Argument(help="A message's id, or its beginning.", metavar="ID")],
+    json: Json = False,
+) -> None:
+    """Take back a message that waits, or have done with a dead letter.
+
+    A dead letter stays in the archive, but is counted no more. What is being delivered at this
+    moment still arrives.
+    """
+    with reporting():
+        ended = as_person().discard(message)
+        if json:
+            from agenthub_cli import display  # others need no tables
+
+            display.as_json([display.entry_object(entry) for entry in ended])
+            return
+        for entry in ended:
+            what = "Took back" if entry.waits else "Have done with"
+            typer.echo(f"{what} {entry.message.id} to {entry.message.recipient}.")

@@ -242,7 +242,7 @@ class Broker:
     def _why_waiting(self, recipient: str) -> str:
         agent = self._roster.get(recipient)
         if agent is None:
-            return f"no agent {recipient} appeared"
+            return f"no session of {recipient} appeared"
         if agent.session_id is None:
             return f"the session of agent {recipient} is gone"
         if not self._relay_up:

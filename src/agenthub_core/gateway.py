@@ -128,6 +128,14 @@ class Gateway:
 
     # --------------------------------------------------------------------------------- agents
 
+    def attended(self) -> bool:
+        """Whether a hub is at work: without one nobody is woken."""
+        return self._store.claimed()
+
+    def alike(self, name: str) -> tuple[str, ...]:
+        """The names of agents that look like one that nobody has."""
+        return _nearest(name, (agent.id for agent in self._store.agents()))
+
     def agents(self) -> Sequence[Present]:
         """Everybody who is known, those who are here first, then by name."""
         now = self._clock.now()
@@ -266,36 +274,56 @@ class Gateway:
         ]
         return self.records.thread(thread_id)[0], sent
 
-    def retry(self, message_id: str) -> Sequence[Sent]:
+    def retry(self, name: str) -> Sequence[Sent]:
         """Let a dead letter wait anew, for those who do not hold it; as if it were written now.
 
-        The dead letter itself counts as read from then on: somebody has dealt with it.
-        Raises `RequestRefused` where there is no dead letter of that name.
+        `name` is its id, or the beginning of it. The dead letter itself counts as read from then
+        on: somebody has dealt with it. Raises `RequestRefused` where there is no such dead letter.
         """
-        entries = self.records.trace(message_id)
-        if not entries:
-            raise RequestRefused(f"there is no message {shown(message_id)}")
+        entries = self.records.look_up(name)
         said: dict[tuple[object, ...], list[Entry]] = {}
         for entry in entries:  # who uses an id twice has said two things
             message = entry.message
             same = (message.sender, message.type, message.content, message.thread_id)
             said.setdefault(same, []).append(entry)
         missed = [each for lives in said.values() for each in _missed(lives).items()]
-        if not missed and entries[-1].settlement is None:
+        last = entries[-1]
+        if not missed and last.waits:
             raise RequestRefused(
-                f"the message {message_id} waits: it is delivered as soon as may be"
+                f"the message {last.message.id} waits: it is delivered as soon as may be"
             )
         if not missed:
-            state = entries[-1].state
-            raise RequestRefused(f"the message {message_id} is no dead letter: it was {state}")
+            raise RequestRefused(
+                f"the message {last.message.id} is no dead letter: it was {last.state}"
+            )
         known = {agent.id: agent for agent in self._store.agents()}
         sent = []
         for recipient, message in missed:
             again = evolve(message, recipient=recipient, timestamp=self._now(), read=False)
             self._store.put(again)
             sent.append(self._prospect(again, known))
-        self.records.mark_read(entry for entry in entries if entry.outcome in DEAD)
+        self.records.mark_read(entry for entry in entries if entry.dead)
         return sent
+
+    def discard(self, name: str) -> Sequence[Entry]:
+        """Have done with a message: what waits is not delivered, a dead letter is counted no more.
+
+        `name` is its id, or the beginning of it; the answer is what was ended. What the hub is
+        handing out at this moment still arrives. Raises `RequestRefused` where nothing is left.
+        """
+        entries = self.records.look_up(name)
+        left = [entry for entry in entries if entry.waits or entry.dead]
+        if not left:
+            last = entries[-1]
+            raise RequestRefused(
+                f"there is nothing to discard of the message {last.message.id}: it was {last.state}"
+            )
+        self.records.mark_read(left)
+        return left
+
+    def prospect(self, message: Message) -> Sent:
+        """What will happen to a message that waits."""
+        return self._prospect(message, {agent.id: agent for agent in self._store.agents()})
 
     # -------------------------------------------------------------------------------- reading
 
@@ -333,7 +361,7 @@ class Gateway:
         unread = Query(recipient=HUMAN, unread=True)
         received = evolve(unread, outcomes=_RECEIVED)
         entries = [*self.records.waiting()]
-        waiting = [entry.message for entry in entries]
+        waiting = [entry.message for entry in entries if entry.waits]
         settled = [*self.records.settled(dead, received, but=entries)]
         return Status(
             attended=self._store.claimed(),

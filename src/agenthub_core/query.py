@@ -13,6 +13,8 @@ from agenthub_core.model import Message, MessageType, Outcome
 class Query:
     """Accepts the messages for which all that is set here holds; set nothing, and it is all."""
 
+    id_prefix: str = ""
+    """Its id begins so."""
     agent: str | None = None
     """Wrote it or was written to, among others too."""
     sender: str | None = None
@@ -36,6 +38,7 @@ class Query:
                 or self.agent in (message.sender, message.recipient)
                 or message.is_broadcast
             )
+            and message.id.startswith(self.id_prefix)
             and self.sender in (None, message.sender)
             and self.recipient in (None, message.recipient)
             and self.thread_id in (None, message.thread_id)

@@ -19,6 +19,8 @@ from agenthub_core.threads import Thread, thread_of
 
 DEAD = frozenset(outcome for outcome in Outcome if outcome.is_dead_letter)
 
+_FEW = 5  # ids that a refusal names: enough to see which letters are missing
+
 
 @frozen(kw_only=True)
 class Entry:
@@ -33,9 +35,19 @@ class Entry:
         return None if self.settlement is None else self.settlement.outcome
 
     @property
+    def waits(self) -> bool:
+        """Whether it is yet to be delivered: what was read before it was settled is not."""
+        return self.settlement is None and not self.message.read
+
+    @property
     def state(self) -> str:
-        """One word: `waiting`, or the outcome's name."""
-        return "waiting" if self.settlement is None else self.settlement.outcome.value
+        """One word: `waiting`, or the name of the outcome that it has or will have."""
+        return "waiting" if self.waits else (self.outcome or Outcome.READ).value
+
+    @property
+    def dead(self) -> bool:
+        """Whether it did not reach everybody, and nobody has dealt with that."""
+        return self.outcome in DEAD and not self.message.read
 
 
 class Records:
@@ -76,6 +88,25 @@ class Records:
         ]
         ended = {entry.message.digest for entry in settled}
         return settled + [entry for entry in waiting if entry.message.digest not in ended]
+
+    def look_up(self, name: str) -> Sequence[Entry]:
+        """The lives of the message with this id, or of the only one whose id begins so.
+
+        Oldest first. Raises `RequestRefused` where there is none, or there are several.
+        """
+        entries = self.trace(name)
+        if entries or not name:
+            ids = [name] if entries else []
+        else:
+            ids = sorted({entry.message.id for entry in self.find(Query(id_prefix=name))})
+        if not ids:
+            raise RequestRefused(f"there is no message {shown(name)}: agenthub messages lists them")
+        if len(ids) > 1:
+            raise RequestRefused(
+                f"{len(ids)} messages begin with {shown(name)}: {', '.join(ids[:_FEW])}"
+                + ", …" * (len(ids) > _FEW)
+            )
+        return entries or self.trace(ids[0])
 
     def thread(self, thread_id: str) -> tuple[Thread, Sequence[Entry]]:
         """A conversation, oldest message first. Raises `RequestRefused` where there is none."""

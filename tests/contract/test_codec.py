@@ -249,6 +249,7 @@ def other_letters(draw: st.DrawFn, content: str) -> str:
 def queries_that_may_meet(draw: st.DrawFn, settled: Settlement) -> Query:
     asked = settled.message
     return Query(
+        id_prefix=draw(st.just("") | st.sampled_from([asked.id[:1], asked.id]) | names),
         agent=draw(st.none() | st.sampled_from([asked.sender, asked.recipient]) | names),
         sender=draw(st.none() | st.just(asked.sender) | names),
         recipient=draw(st.none() | st.just(asked.recipient) | names),
@@ -315,6 +316,7 @@ def test_a_quick_look_does_not_pass_over_what_json_spells_otherwise(
 @pytest.mark.parametrize(
     "query",
     [
+        Query(id_prefix="m2"),
         Query(agent="carol"),
         Query(sender="carol"),
         Query(recipient="carol"),

@@ -43,6 +43,7 @@ from agenthub_core import (
     MessageType,
     Outcome,
     Priority,
+    Query,
     Settlement,
 )
 from agenthub_core.model import CONTENT_LENGTH
@@ -253,10 +254,10 @@ def test_an_option_that_cannot_be_is_status_2_and_says_what_can(
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["bob", " \n"], "content: found ' \\n', expected text that is not blank"),
-        (["../bob", "hi"], "recipient: found '../bob', expected 1 to 100 characters of A-Z"),
-        (["bob", "hi", "--from", "a b"], "sender: found 'a b', expected 1 to 100 characters"),
-        (["bob", "hi", "--thread", ""], "found '', expected 1 to 100 characters of A-Z"),
+        (["bob", " \n"], "TEXT: found ' \\n', expected text that is not blank"),
+        (["../bob", "hi"], "TO: found '../bob', expected 1 to 100 characters of A-Z"),
+        (["bob", "hi", "--from", "a b"], "--from: found 'a b', expected 1 to 100 characters"),
+        (["bob", "hi", "--thread", ""], "--thread: found '', expected 1 to 100 characters of A-Z"),
     ],
     ids=["blank", "recipient", "sender", "thread"],
 )
@@ -434,13 +435,23 @@ def test_a_script_is_told_the_answer(team: FileSpool) -> None:
 
 
 @pytest.mark.parametrize("until", ["delivered", "answered"])
-@pytest.mark.usefixtures("team")
-def test_who_waits_too_long_learns_that_the_message_still_waits(until: str) -> None:
+def test_who_waits_too_long_learns_that_the_message_still_waits(
+    team: FileSpool, until: str
+) -> None:
     done = agenthub("send", "bob", "hi", "--wait", until, "--timeout", "0.2")
     assert done.exit_code == 1
+    (sent,) = waiting(team)
     assert done.stderr.endswith(
-        f"agenthub: it was not {until} within 0.2 s; it stands at: waiting\n"
+        f"agenthub: it was not {until} within 0.2 s: it still waits; "
+        f"agenthub discard {sent.id} takes it back\n"
     )
+
+
+def test_a_script_that_waits_in_vain_learns_what_was_sent_all_the_same(team: FileSpool) -> None:
+    done = agenthub("send", "bob", "hi", "--wait", "answered", "--timeout", "0", "--json")
+    (sent,) = waiting(team)
+    assert (done.exit_code, json.loads(done.stdout)["messageId"]) == (1, sent.id)
+    assert done.stderr.startswith("agenthub: it was not answered within 0 s")
 
 
 @pytest.mark.usefixtures("team")
@@ -457,7 +468,28 @@ def test_who_waits_too_long_for_the_answer_learns_that_the_message_arrived(
     monkeypatch.setattr(FileSpool, "put", put_and_deliver)
     done = agenthub("send", "bob", "hi", "--wait", "answered", "--timeout", "0")
     assert done.exit_code == 1
-    assert done.stderr.endswith("it was not answered within 0 s; it stands at: delivered\n")
+    assert done.stderr.endswith(
+        "it was not answered within 0 s: bob holds it, and may have answered in its own session "
+        "instead of with its tool\n"
+    )
+
+
+def test_who_waits_for_the_answer_learns_when_the_message_has_arrived(team: FileSpool) -> None:
+    def deliver(sent: Message) -> None:
+        end(team, sent)
+
+    with (
+        hub_that(team, deliver),
+        process("send", "bob", "hi", "--wait", "answered") as waits,
+    ):
+        assert waits.stderr is not None
+        assert waits.stderr.readline().startswith(b"Sent ")
+        assert waits.stderr.readline().startswith(b"Delivered. Waiting for the answer")
+        (asked,) = [record.message for record in team.history(Query())]
+        end(team, answer_to(asked))
+        output, errors = waits.communicate()
+    assert (waits.returncode, errors) == (0, b"")
+    assert b"  4096\n" in output
 
 
 def test_ctrl_c_ends_the_waiting_and_nothing_else(team: FileSpool) -> None:
@@ -617,7 +649,8 @@ def test_who_wants_no_colour_gets_none(spool: FileSpool, monkeypatch: pytest.Mon
 def test_agents_shows_who_is_here_first(team: FileSpool) -> None:
     said_of_itself = Agent(id="bob", role="Writes the API", last_seen=NOW, directory="/projects")
     team.register_agent(said_of_itself)
-    heading, *rows = said("agents").splitlines()
+    with team.claim():
+        heading, *rows = said("agents").splitlines()
     assert heading.split() == ["AGENT", "STATE", "SEEN", "DIRECTORY", "ROLE"]
     assert [row.split()[:2] for row in rows] == [
         ["alice", "here"],
@@ -628,9 +661,9 @@ def test_agents_shows_who_is_here_first(team: FileSpool) -> None:
     assert rows[1].endswith("Writes the API")
 
 
-@pytest.mark.usefixtures("team")
-def test_agents_here_leaves_out_who_is_away() -> None:
-    assert first_column(said("agents", "--here")) == ["alice", "bob"]
+def test_agents_here_leaves_out_who_is_away(team: FileSpool) -> None:
+    with team.claim():
+        assert first_column(said("agents", "--here")) == ["alice", "bob"]
 
 
 def test_a_script_is_told_all_of_an_agent(team: FileSpool) -> None:
@@ -654,6 +687,13 @@ def test_a_script_is_told_all_of_an_agent(team: FileSpool) -> None:
         "sessionId": "ses_bob",
         "lastSeen": codec.to_milliseconds(NOW),
     }
+
+
+def test_without_a_hub_it_is_told_that_nobody_is_woken(team: FileSpool) -> None:
+    with team.claim():
+        assert agenthub("agents").stderr == ""
+    assert agenthub("agents").stderr == "No hub is running, so nobody is woken: agenthub daemon\n"
+    assert agenthub("agents", "--json").stderr == ""
 
 
 @pytest.mark.usefixtures("spool")
@@ -828,6 +868,23 @@ def test_a_filter_that_cannot_be_is_status_2(arguments: list[str]) -> None:
     assert f"Invalid value for '{arguments[0]}'" in refused("messages", *arguments, status=2)
 
 
+@pytest.mark.parametrize("option", ["--agent", "--from", "--to"])
+@pytest.mark.parametrize("command", ["messages", "threads"])
+def test_a_name_that_nobody_has_is_doubted(team: FileSpool, command: str, option: str) -> None:
+    end(team, message(recipient=EVERYONE))
+    if command == "threads" and option != "--agent":
+        return
+    done = agenthub(command, option, "boob")
+    assert done.stderr == "No agent boob is known. Did you mean bob?\n"
+    assert agenthub(command, option, "carol").stderr == ""
+
+
+@pytest.mark.parametrize("name", ["gone", HUMAN])
+def test_a_name_that_wrote_is_not_doubted(team: FileSpool, name: str) -> None:
+    end(team, message(sender="gone"))
+    assert agenthub("messages", "--agent", name).stderr == ""
+
+
 @pytest.mark.usefixtures("history")
 def test_a_script_is_told_all_of_a_message_and_what_became_of_it() -> None:
     (waits,) = told("messages", "--from", "dave")
@@ -885,7 +942,37 @@ def test_show_tells_of_a_message_that_waits(spool: FileSpool) -> None:
         ["thread", "t1"],
         ["priority", "high"],
         ["written", local(ago(hours=3))],
+        ["waits", "No bob is known yet; it waits. No hub is running: agenthub daemon"],
     ]
+
+
+def test_show_tells_whether_the_recipient_of_a_message_that_waits_is_here(team: FileSpool) -> None:
+    team.put(message("for-bob"))
+    team.put(message("for-carol", recipient="carol"))
+    with team.claim():
+        fates = {name: facts(said("show", name))[-1] for name in ("for-bob", "for-carol")}
+    assert fates == {
+        "for-bob": ["waits", "bob is here."],
+        "for-carol": ["waits", "carol is away; it waits."],
+    }
+
+
+@pytest.mark.parametrize("settled", [True, False], ids=["settled", "waiting"])
+def test_the_beginning_of_an_id_is_enough(spool: FileSpool, *, settled: bool) -> None:
+    for name in ("k3v9x0q2", "k3v8", "other"):
+        each = message(name, content=name)
+        if settled:
+            end(spool, each)
+        else:
+            spool.put(each)
+    assert "  k3v9x0q2\n" in said("show", "k3v9")
+    assert refused("show", "k3") == "agenthub: 2 messages begin with 'k3': k3v8, k3v9x0q2"
+
+
+def test_an_id_that_is_the_beginning_of_another_is_itself(spool: FileSpool) -> None:
+    end(spool, message("m1"))
+    end(spool, message("m10", content="The other."))
+    assert "The other." not in said("show", "m1")
 
 
 def test_show_tells_who_holds_a_message_and_who_does_not(spool: FileSpool) -> None:
@@ -994,8 +1081,8 @@ def test_a_script_is_told_of_each_one_that_gets_it_again(team: FileSpool) -> Non
     [
         ("arrived", "the message arrived is no dead letter: it was delivered"),
         ("waits", "the message waits waits: it is delivered as soon as may be"),
-        ("m1", "there is no message 'm1'"),
-        ("../m1", "there is no message '../m1'"),
+        ("m1", "there is no message 'm1': agenthub messages lists them"),
+        ("../m1", "there is no message '../m1': agenthub messages lists them"),
     ],
 )
 def test_what_is_no_dead_letter_is_not_sent_again(
@@ -1005,6 +1092,35 @@ def test_what_is_no_dead_letter_is_not_sent_again(
     team.put(message("waits"))
     assert refused("retry", name) == f"agenthub: {sentence}"
     assert [each.id for each in waiting(team)] == ["waits"]
+
+
+# --------------------------------------------------------------------------------------- discard
+
+
+def test_what_waits_is_taken_back(team: FileSpool) -> None:
+    team.put(message("slip-of-the-pen", recipient="boob"))
+    assert said("discard", "slip") == "Took back slip-of-the-pen to boob.\n"
+    assert said("messages", "--state", "waiting") == "No such messages.\n"
+    assert told("status")["messagesWaiting"] == 0
+
+
+def test_a_dead_letter_that_was_discarded_is_counted_no_more(team: FileSpool) -> None:
+    end(team, message(), Outcome.EXPIRED)
+    assert said("discard", "m1") == "Have done with m1 to bob.\n"
+    assert told("status")["deadLettersLastDay"] == len(told("messages", "--dead")) == 0
+    assert first_column(said("messages", "--state", "expired")) == ["m1"]
+
+
+def test_a_script_is_told_what_was_discarded(team: FileSpool) -> None:
+    end(team, message(), Outcome.EXPIRED)
+    assert [(each["id"], each["state"]) for each in told("discard", "m1")] == [("m1", "expired")]
+
+
+def test_what_has_arrived_cannot_be_taken_back(team: FileSpool) -> None:
+    end(team, message())
+    assert refused("discard", "m1") == (
+        "agenthub: there is nothing to discard of the message m1: it was delivered"
+    )
 
 
 # ---------------------------------------------------------------------------------------- status
@@ -1022,7 +1138,7 @@ def test_status_of_a_new_hub_is_nothing_at_all() -> None:
 
 @pytest.fixture
 def busy(team: FileSpool) -> FileSpool:
-    """2 agents here, 1 away; 3 messages wait; 2 dead letters of the last day; 2 in the inbox."""
+    """2 agents here, 1 away; 2 messages wait; 2 dead letters of the last day; 2 in the inbox."""
     team.put(message("w1", timestamp=ago(minutes=45)))
     team.put(message("w2", recipient=HUMAN, timestamp=ago(minutes=5)))
     team.put(message("w3", recipient=HUMAN, read=True))
@@ -1039,7 +1155,7 @@ def test_status_counts_what_matters_and_names_the_command_for_it(busy: FileSpool
         assert said("status").splitlines() == [
             "hub       running",
             "agents    2 here, 1 away",
-            "waiting   3, the oldest written 3 h ago",
+            "waiting   2, the oldest written 45 min ago",
             "dead      2 in the last day: agenthub messages --dead",
             "inbox     2 new: agenthub inbox",
         ]
@@ -1052,7 +1168,7 @@ def test_a_script_is_told_the_same(busy: FileSpool) -> None:
         "running": True,
         "agentsHere": ["alice", "bob"],
         "agentsKnown": 3,
-        "messagesWaiting": 3,
+        "messagesWaiting": 2,
         "deadLettersLastDay": 2,
         "inboxUnread": 2,
     }
@@ -1110,7 +1226,7 @@ LONG = "a-very-long-name-of-an-agent-indeed"
 @pytest.fixture
 def wide(team: FileSpool) -> FileSpool:
     """Names, texts and roles that are longer than any terminal is wide."""
-    end(team, message("m" * 24, sender=LONG, content="word " * 60 + "你好" * 60))
+    end(team, message("m" * 23, sender=LONG, content="word " * 60 + "你好" * 60))
     long_ago = ago(days=2)  # so that it is as long ago when one looks again
     role = Agent(id="alice", role="Does " + "much " * 60, directory="/far" * 40, last_seen=long_ago)
     team.register_agent(role)
@@ -1131,7 +1247,7 @@ def test_on_a_terminal_each_row_is_a_line_and_its_name_is_whole(
     lines = on_terminal(columns, *command).splitlines()
     assert len(lines) == 1 + rows
     assert all(0 < cell_len(line) <= columns for line in lines)
-    assert lines[1].split()[0] in {"alice", "t1", "m" * 24}
+    assert lines[1].split()[0] in {"alice", "t1", "m" * 23}
 
 
 def test_on_a_usual_terminal_no_column_is_squeezed_out(team: FileSpool) -> None:
@@ -1141,9 +1257,18 @@ def test_on_a_usual_terminal_no_column_is_squeezed_out(team: FileSpool) -> None:
     )
     heading, row = on_terminal(80, "messages").splitlines()
     assert heading.split() == ["MESSAGE", "AGE", "FROM", "TO", "STATE", "TEXT"]
-    assert row.split()[:3] == ["m" * 24, "3", "h"]
+    assert row.split()[:3] == ["m" * 8, "3", "h"]
     assert "delivered" in row
     assert "word" in row
+
+
+def test_on_a_terminal_an_id_that_nobody_chose_is_cut_to_what_finds_it(team: FileSpool) -> None:
+    end(team, message("1u2qhs7hgwpe1fcpcmii1527"))
+    end(team, message("frozen-api-2026-01-31-in-full"))
+    names = [row.split()[0] for row in on_terminal(80, "messages").splitlines()[1:]]
+    assert sorted(names) == ["1u2qhs7h", "frozen-api-2026-01-31-in-full"]
+    assert "1u2qhs7hgwpe1fcpcmii1527" in said("messages")
+    assert "1u2qhs7hgwpe1fcpcmii1527" in said("show", "1u2qhs7h")
 
 
 @pytest.mark.parametrize("command", TABLES, ids=" ".join)
@@ -1273,8 +1398,8 @@ ARCHIVED = 10_000
 
 
 @pytest.fixture(scope="module")
-def years(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A hub with ten thousand messages in its archive."""
+def years(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A hub at work, with ten thousand messages in its archive."""
     root = tmp_path_factory.mktemp("years")
     spool = FileSpool(root, clock=SystemClock())
     spool.prepare()
@@ -1296,7 +1421,8 @@ def years(tmp_path_factory: pytest.TempPathFactory) -> Path:
         settled = Settlement(key=path.name, message=archived, outcome=outcome, at=at)
         path.write_bytes(codec.encode_settlement(settled))
         os.utime(path, (at.timestamp(), at.timestamp()))
-    return root
+    with spool.claim():
+        yield root
 
 
 @pytest.mark.parametrize(

@@ -215,7 +215,7 @@ def reason(actions: Actions) -> str:
 def test_a_dead_letter_says_that_nobody_appeared() -> None:
     story = Story("alice")
     story.arrives(message())
-    assert reason(story.wait(HOUR)) == "no agent bob appeared"
+    assert reason(story.wait(HOUR)) == "no session of bob appeared"
 
 
 def test_a_dead_broadcast_says_that_nobody_was_here() -> None:

@@ -858,7 +858,7 @@ def test_the_status_counts_what_the_person_has_not_read_wherever_it_is(
     end(store, message(id="read", recipient=HUMAN, read=True))
     end(store, message(id="other", recipient="bob"))
     status = gateway.status()
-    assert (status.unread, status.dead, status.waiting) == (3, 1, 2)
+    assert (status.unread, status.dead, status.waiting) == (3, 1, 1)
 
 
 def test_the_status_of_an_empty_hub_is_nothing(clock: ManualClock) -> None:
@@ -1218,3 +1218,74 @@ def test_an_id_that_was_used_for_two_things_is_retried_for_both(
     end(store, message(content="third", timestamp=NOON + 2 * MINUTE))
     assert len(gateway.retry("m1")) == 2
     assert sorted(each.content for each in waiting(store)) == ["first", "second"]
+
+
+# --------------------------------------------------------------------------------- discarding
+
+
+def test_what_waits_is_not_delivered_once_it_was_discarded(
+    gateway: Gateway, store: MemoryStore
+) -> None:
+    store.put(message())
+    (entry,) = gateway.discard("m1")
+    assert (entry.message, entry.waits) == (message(), True)
+    assert waiting(store) == [message(read=True)], "the hub settles it as read"
+    assert [each.state for each in gateway.records.trace("m1")] == ["read"]
+    assert gateway.status().waiting == 0
+
+
+def test_a_dead_letter_that_was_discarded_is_counted_no_more(
+    gateway: Gateway, store: MemoryStore
+) -> None:
+    end(store, message(), Outcome.EXPIRED)
+    (entry,) = gateway.discard("m1")
+    assert entry.dead
+    assert gateway.status().dead == 0
+    assert [each.state for each in gateway.records.trace("m1")] == ["expired"]
+
+
+def test_a_dead_letter_that_was_discarded_may_still_be_sent_again(
+    gateway: Gateway, store: MemoryStore
+) -> None:
+    end(store, message(), Outcome.EXPIRED)
+    gateway.discard("m1")
+    gateway.retry("m1")
+    assert [each.read for each in waiting(store)] == [False]
+
+
+def test_all_that_is_left_of_a_message_is_discarded_at_once(
+    gateway: Gateway, store: MemoryStore, clock: ManualClock
+) -> None:
+    end(store, message(), Outcome.EXPIRED)
+    clock.advance(MINUTE)
+    store.put(message(timestamp=clock.now()))
+    assert [entry.state for entry in gateway.discard("m1")] == ["expired", "waiting"]
+    with pytest.raises(RequestRefused, match="nothing to discard of the message m1: it was read"):
+        gateway.discard("m1")
+
+
+# ---------------------------------------------------------------------------------- prospects
+
+
+def test_what_will_happen_to_a_message_that_waits_can_be_asked_later(
+    gateway: Gateway,
+) -> None:
+    prospects = {
+        name: gateway.prospect(message(recipient=name)).presence for name in ("bob", "polly", "bb")
+    }
+    assert prospects == {
+        "bob": Presence.HERE,
+        "polly": Presence.AWAY,
+        "bb": Presence.UNKNOWN,
+    }
+
+
+def test_a_hub_is_at_work_or_not(gateway: Gateway, store: MemoryStore) -> None:
+    assert not gateway.attended()
+    store.attended = True
+    assert gateway.attended()
+
+
+def test_names_that_look_alike_are_found(gateway: Gateway) -> None:
+    assert gateway.alike("boob") == ("bob",)
+    assert gateway.alike("zzz") == ()

@@ -22,6 +22,7 @@ def test_a_query_in_which_nothing_is_set_accepts_everything() -> None:
 @pytest.mark.parametrize(
     ("query", "accepted", "refused"),
     [
+        (Query(id_prefix="m1"), {"id": "m12"}, {"id": "xm1"}),
         (Query(sender="alice"), {"sender": "alice"}, {"sender": "al"}),
         (Query(recipient="bob"), {"recipient": "bob"}, {"recipient": EVERYONE}),
         (Query(thread_id="t1"), {"thread_id": "t1"}, {"thread_id": "t11"}),
