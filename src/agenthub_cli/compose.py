@@ -92,12 +92,14 @@ def changes(settings: Settings) -> Iterator[Callable[[float], None]]:
 
 def run_mcp(settings: Settings, version: str) -> None:
     """Serve the agents' tools until the client is done. Raises `AgentHubError`."""
-    from agenthub_adapters.mcp_server import AgentTools
+    from agenthub_adapters.agent_tools import AgentTools
+    from agenthub_adapters.mcp_server import McpServer
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a read that has begun hears of nothing else
     # a tool call does not say which session it comes from; the coordinator's is the only one there
     acting_as = {COORDINATOR} if _works_in(settings.directory / "coordinator") else ()
-    AgentTools(gateway(settings, acting_as=acting_as), clock=SystemClock(), version=version).serve()
+    tools = AgentTools(gateway(settings, acting_as=acting_as), clock=SystemClock())
+    McpServer(tools, version=version).serve()
 
 
 def _works_in(directory: Path) -> bool:

@@ -1144,8 +1144,9 @@ def test_a_file_that_is_no_message_hides_nothing_else(tools: Tools, root: Path) 
     (root / "messages" / "broken.json").write_text('{"from": "al')
     (root / "agents" / "broken.json").write_text("[]")
     tools.send("alice", "bob", "one")
-    assert tools.found() == tools.fetched("bob") == ["one"]
     assert tools.call("get_hub_status")["messagesWaiting"] == 1
+    assert tools.found() == tools.fetched("bob") == ["one"]
+    assert tools.call("get_hub_status")["messagesWaiting"] == 0, "it was read"
 
 
 def test_a_broken_hub_is_told_and_works_again_once_it_is_mended(tools: Tools, root: Path) -> None:
