@@ -60,7 +60,7 @@ from agenthub_core.protocol import (
 )
 from agenthub_core.roster import Roster
 from agenthub_core.routing import recipients
-from agenthub_core.senders import Senders
+from agenthub_core.senders import TRANSIT, Senders
 from agenthub_core.turns import Next, Turns
 
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
@@ -179,7 +179,9 @@ class Broker:
         if message.read:
             self._settle(pending, Outcome.READ, now)
             return
-        written = min(message.timestamp, now) if event.recovered else now
+        written = min(message.timestamp, now)
+        if not event.recovered and now - written > TRANSIT:
+            written = now  # nobody gets round the limit by writing into the past
         if known is None and (wait := self._senders.admit(message.sender, written)):
             self._settle(pending, Outcome.RATE_LIMITED, now, notices.rate_limited(message, wait))
             return

@@ -11,6 +11,10 @@ from agenthub_core.policies import RateLimit
 UNLIMITED = frozenset({HUMAN, HUB, COORDINATOR})
 """Who may write as often as they like."""
 
+TRANSIT = timedelta(seconds=2)
+"""How long a message may take to arrive and still count when it was written, which is when its
+sender asked whether it may write: milliseconds are usual, 2 s are for a machine that is busy."""
+
 
 class Senders:
     """When each sender wrote, as far back as the limit looks."""

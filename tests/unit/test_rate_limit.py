@@ -142,6 +142,23 @@ def test_what_is_found_after_a_restart_counts_when_it_was_written() -> None:
     assert len(arrive(broker, "m4")) == 1
 
 
+def test_a_message_counts_when_it_was_written_though_it_arrives_a_little_later() -> None:
+    """The gateway has told its sender that it may write by then."""
+    broker = Broker(Policy(rate_limit=RateLimit(maximum=1, window=seconds(60))))
+    slow = message(id="m1", timestamp=NOON - seconds(1))
+    quick = message(id="m2", timestamp=NOON + seconds(59))
+    arrivals = [(slow, NOON), (quick, NOON + seconds(59.001))]
+    for written, now in arrivals:
+        assert of(Settle, broker.handle(MessageArrived(key=written.id, message=written), now)) == []
+
+
+def test_nobody_gets_round_the_limit_by_writing_into_the_past() -> None:
+    broker = Broker(Policy(rate_limit=RateLimit(maximum=1)))
+    assert arrive(broker, "m1") == []
+    (settled,) = arrive(broker, "m2", timestamp=NOON - timedelta(hours=1))
+    assert settled.outcome is Outcome.RATE_LIMITED
+
+
 # ---------------------------------------------------------------------------------- the gateway
 
 
