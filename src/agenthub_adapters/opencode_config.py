@@ -128,7 +128,7 @@ class OpenCodeConfig:
                 cwd=self._directory,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
-                text=True,
+                encoding="utf-8",  # whatever this terminal's is
                 errors="replace",
                 timeout=_COMMAND_SECONDS,
                 check=False,

@@ -5,7 +5,6 @@ Each check is a generator of findings in `TRACKS`; a later part of agenthub adds
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -15,15 +14,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import attrs
-import typer
 from attrs import frozen
 
 from agenthub_adapters import opencode_config
 from agenthub_adapters.opencode_config import OpenCodeConfig
 from agenthub_adapters.opencode_server import OpenCodeServer
 from agenthub_adapters.watcher import Watcher
+from agenthub_cli import display
 from agenthub_cli.compose import gateway
-from agenthub_cli.log import one_line
 from agenthub_cli.settings import Settings
 from agenthub_core import AgentHubError, Misconfigured, ServerError
 
@@ -199,7 +197,7 @@ def examine(settings: Settings, *, machines: bool) -> bool:
                 if not machines:
                     _show(finding)
     if machines:
-        typer.echo(json.dumps([attrs.asdict(finding) for finding in findings], indent=2))
+        display.as_json([attrs.asdict(finding) for finding in findings])
     return all(finding.well for finding in findings)
 
 
@@ -222,10 +220,9 @@ def _found(name: str, check: Check, settings: Settings) -> Iterator[Finding]:
 
 
 def _show(finding: Finding) -> None:
-    mark = typer.style("✓", "green") if finding.well else typer.style("✗", "red")
-    typer.echo(f"{mark} {finding.name:<14}{one_line(finding.text)}")
+    display.verdict(finding.well, f"{finding.name:<14}{finding.text}")
     if finding.mend:
-        typer.echo(f"  {'':<14}→ {one_line(finding.mend)}")
+        display.say(f"  {'':<14}→ {finding.mend}")
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -125,6 +125,8 @@ def send(
     json: Json = False,
 ) -> None:
     """Write to an agent."""
+    from agenthub_cli import display
+
     with reporting():
         if math.isnan(timeout):
             raise InvalidSettings("--timeout: found nan, expected a number of seconds")
@@ -139,12 +141,10 @@ def send(
         )
         answer = None
         if not json:
-            typer.echo(f"Sent {sent.message.id} to {to}. {_prospect(sent)}", err=wait is not None)
+            display.say(f"Sent {sent.message.id} to {to}. {_prospect(sent)}", err=wait is not None)
         if wait is not None:
             answer = _wait(gateway, sent.message, wait, timeout)
         if json:
-            from agenthub_cli import display  # others need no tables
-
             display.as_json(_sent_object(sent, answer))
         elif answer is not None:
             _read_out(answer)
@@ -192,6 +192,7 @@ def _sent_object(sent: Sent, answer: Message | None = None) -> dict[str, object]
 
 def _wait(gateway: Gateway, message: Message, until: Until, timeout: float) -> Message | None:
     """Wait for the message's end, or for the answer. Raises `RequestRefused` where none comes."""
+    from agenthub_cli import display
     from agenthub_cli.compose import changes
 
     deadline = time.monotonic() + timeout
@@ -204,7 +205,7 @@ def _wait(gateway: Gateway, message: Message, until: Until, timeout: float) -> M
             if entry.outcome in DEAD and entry.settlement is not None:
                 raise RequestRefused(f"it was not delivered ({entry.state}): {_reason(entry)}")
             if until is Until.DELIVERED and entry.settlement is not None:
-                typer.echo("Delivered.", err=True)
+                display.say("Delivered.", err=True)
                 return None
             if until is Until.ANSWERED and (answer := _answer(gateway, message)) is not None:
                 return answer
@@ -483,15 +484,15 @@ def retry(
     json: Json = False,
 ) -> None:
     """Send a dead letter again, as if it were written now."""
+    from agenthub_cli import display
+
     with reporting():
         again = _open().retry(message)
         if json:
-            from agenthub_cli import display  # others need no tables
-
             display.as_json([_sent_object(sent) for sent in again])
             return
         for sent in again:
-            typer.echo(f"Sent {message} again to {sent.message.recipient}. {_prospect(sent)}")
+            display.say(f"Sent {message} again to {sent.message.recipient}. {_prospect(sent)}")
 
 
 # -------------------------------------------------------------------------------------- status

@@ -6,9 +6,6 @@ import contextlib
 import sys
 from collections.abc import Iterator
 
-import typer
-
-from agenthub_cli import log
 from agenthub_core import AgentHubError, InvalidSettings, InvalidValue
 
 FAILED = 1
@@ -21,6 +18,8 @@ def reporting() -> Iterator[None]:
     try:
         yield
     except AgentHubError as error:
+        from agenthub_cli import display  # who succeeds may need none of it
+
         for line in (f"agenthub: {error}", *error.details):
-            typer.echo(log.one_line(line), err=True)
+            display.say(line, err=True)
         sys.exit(UNUSABLE if isinstance(error, InvalidSettings | InvalidValue) else FAILED)

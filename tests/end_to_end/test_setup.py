@@ -652,6 +652,32 @@ def test_the_doctor_tells_that_there_is_no_opencode(user: User) -> None:
     )
 
 
+# ------------------------------------------------------------------------------- terminals of old
+
+C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [{"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}, C_LOCALE],
+    ids=["ascii", "latin-1", "C"],
+)
+def test_a_terminal_that_lacks_our_letters_is_told_the_same_in_others(
+    user: User, variables: dict[str, str]
+) -> None:
+    done = quick(user).types("setup", "--yes", **variables)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Checking with OpenCode ...\nok agent-hub connected\n" in done.stdout
+
+    told = user.types("doctor", **variables)
+
+    assert (told.returncode, told.stderr) == (1, "")
+    assert "ok mcp server    OpenCode says: connected\n" in told.stdout
+    assert "no daemon        not running: messages wait\n" in told.stdout
+    assert "-> agenthub daemon\n" in told.stdout
+
+
 # -------------------------------------------------------------------------------------- completion
 
 
