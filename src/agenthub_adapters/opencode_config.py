@@ -239,7 +239,7 @@ def write(path: Path, text: str, *, now: datetime) -> Path | None:
         if copy is not None:
             if not os.access(target, os.W_OK):
                 raise Misconfigured(f"{target} is read-only: nothing was changed")
-            shutil.copy2(target, copy)
+            _copy(target, copy)
         _replace(target, text)
     except OSError as error:
         where = error.filename or target
@@ -252,6 +252,14 @@ def _unused(target: Path, stamp: str) -> Path:
     stamps = itertools.chain([stamp], (f"{stamp}.{number}" for number in itertools.count(2)))
     names = (target.with_name(f"{target.name}{each}.bak") for each in stamps)
     return next(name for name in names if not name.exists())
+
+
+def _copy(target: Path, copy: Path) -> None:
+    """Keep what is there. It may hold keys, so at no instant may others read more than before."""
+    descriptor = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(target.read_bytes())
+    shutil.copystat(target, copy)
 
 
 def _replace(target: Path, text: str) -> None:

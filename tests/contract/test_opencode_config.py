@@ -8,6 +8,7 @@ import contextlib
 import fnmatch
 import json
 import os
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -490,6 +491,29 @@ def test_who_might_read_the_file_may_read_it_and_its_copy_and_nobody_else(
 
     assert copy is not None
     assert [each.stat().st_mode & 0o777 for each in (path, copy)] == [mode, mode]
+
+
+def test_a_copy_is_private_before_it_is_given_the_mode_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "opencode.json"
+    path.write_text("{}")
+    path.chmod(0o600)
+    born: list[int] = []
+
+    def copystat(source: Path, copy: Path, **options: Any) -> None:
+        born.append(Path(copy).stat().st_mode & 0o777)
+        original(source, copy, **options)
+
+    original = shutil.copystat
+    monkeypatch.setattr(shutil, "copystat", copystat)
+    before = os.umask(0)
+    try:
+        write(path, "{ }", now=NOW)
+    finally:
+        os.umask(before)
+
+    assert born == [0o600]
 
 
 def test_a_link_stays_a_link_and_what_it_points_to_is_changed(tmp_path: Path) -> None:
