@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -259,7 +260,9 @@ def _copy(target: Path, copy: Path) -> None:
     descriptor = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         file.write(target.read_bytes())
-    shutil.copystat(target, copy)
+    status = target.stat()
+    os.utime(copy, ns=(status.st_atime_ns, status.st_mtime_ns))
+    _entrust(copy, target)
 
 
 def _replace(target: Path, text: str) -> None:
@@ -270,11 +273,26 @@ def _replace(target: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         if target.exists():
-            shutil.copymode(target, temporary)
+            _entrust(Path(temporary), target)
         Path(temporary).replace(target)
     except BaseException:
         Path(temporary).unlink()
         raise
+
+
+def _entrust(path: Path, target: Path) -> None:
+    """Give a file the owner, group and mode of another: who runs this may be root, by sudo.
+
+    Where that is not permitted the group is one that had no rights, and gets none.
+    """
+    new, old = path.stat(), target.stat()
+    mode = stat.S_IMODE(old.st_mode)
+    if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
+        try:
+            os.chown(path, old.st_uid, old.st_gid)
+        except PermissionError:
+            mode &= ~stat.S_IRWXG
+    path.chmod(mode)
 
 
 def _speaks_of_hub(path: Path) -> bool:

@@ -5,10 +5,10 @@ it writes into the user's files is no more than it has to.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fnmatch
 import json
 import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -501,19 +501,53 @@ def test_a_copy_is_private_before_it_is_given_the_mode_of_the_file(
     path.chmod(0o600)
     born: list[int] = []
 
-    def copystat(source: Path, copy: Path, **options: Any) -> None:
-        born.append(Path(copy).stat().st_mode & 0o777)
-        original(source, copy, **options)
+    def chmod(of: Path, mode: int, **options: Any) -> None:
+        born.append(Path(of).stat().st_mode & 0o777)
+        original(of, mode, **options)
 
-    original = shutil.copystat
-    monkeypatch.setattr(shutil, "copystat", copystat)
+    original = os.chmod
+    monkeypatch.setattr(os, "chmod", chmod)
     before = os.umask(0)
     try:
         write(path, "{ }", now=NOW)
     finally:
         os.umask(before)
 
-    assert born == [0o600]
+    assert born == [0o600, 0o600]  # of the file that replaces it, too
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has files that are another user's")
+def test_root_leaves_a_file_to_whom_it_belongs(tmp_path: Path) -> None:
+    path = tmp_path / "opencode.json"
+    path.write_text("{}")
+    path.chmod(0o640)
+    os.chown(path, NOBODY, NOBODY)
+
+    copy = write(path, "{ }", now=NOW)
+
+    assert copy is not None
+    for each in (path, copy):
+        status = each.stat()
+        assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (NOBODY, NOBODY, 0o640)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has files that are another user's")
+def test_a_group_that_cannot_be_kept_is_not_replaced_by_one_that_may_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "opencode.json"
+    path.write_text("{}")
+    path.chmod(0o640)
+    os.chown(path, os.geteuid(), NOBODY)
+
+    def forbidden(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "chown", forbidden)
+    copy = write(path, "{ }", now=NOW)
+
+    assert copy is not None
+    assert [each.stat().st_mode & 0o777 for each in (path, copy)] == [0o600, 0o600]
 
 
 def test_a_link_stays_a_link_and_what_it_points_to_is_changed(tmp_path: Path) -> None:
