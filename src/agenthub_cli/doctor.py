@@ -23,7 +23,7 @@ from agenthub_adapters.watcher import Watcher
 from agenthub_cli import display
 from agenthub_cli.compose import gateway
 from agenthub_cli.settings import Settings
-from agenthub_core import AgentHubError, Misconfigured, ServerError
+from agenthub_core import AgentHubError, InvalidSettings, Misconfigured, ServerError
 
 _MEASURED = (1, 18)
 """The OpenCode that agenthub is measured on; an older one lacks what the hub asks it for."""
@@ -112,18 +112,8 @@ def _server(settings: Settings) -> Iterator[Finding]:
 
 def _directory(settings: Settings) -> Iterator[Finding]:
     directory = settings.directory
-    gateway(settings)  # makes what is not there
-    status = directory.stat()
-    private = status.st_mode & 0o077 == 0 and status.st_uid == os.getuid()
-    usable = os.access(directory, os.R_OK | os.W_OK | os.X_OK)
-    yield Finding(
-        name="directory",
-        well=private and usable,
-        text=f"{directory} is "
-        + ("yours alone" if private else "open to others")
-        + ("" if usable else ", and you may not write to it"),
-        mend=f"chown -R $USER {directory}; chmod -R u+rwX,go= {directory}",
-    )
+    gateway(settings)  # makes what is not there, and closes to others what is
+    yield Finding(name="directory", well=True, text=f"{directory} is yours alone")
     free = shutil.disk_usage(directory).free
     yield Finding(
         name="disk",
@@ -202,15 +192,18 @@ def examine(settings: Settings, *, machines: bool) -> bool:
 
 
 def _look(track: dict[str, Check], settings: Settings) -> list[Finding]:
-    found = [finding for name, check in track.items() for finding in _found(name, check, settings)]
+    found = _found(track, settings)
     return [attrs.evolve(each, mend="" if each.well else each.mend) for each in found]
 
 
-def _found(name: str, check: Check, settings: Settings) -> Iterator[Finding]:
+def _found(track: dict[str, Check], settings: Settings) -> Iterator[Finding]:
+    """A check that cannot be made ends its track: the others would stumble over the same."""
+    name = ""
     try:
-        yield from check(settings)
-    except (Misconfigured, ServerError) as error:  # after the colon they say what to do
-        text, _, mend = str(error).partition(": ")
+        for name, check in track.items():  # noqa: B007  # of use to who catches
+            yield from check(settings)
+    except (Misconfigured, ServerError, InvalidSettings) as error:
+        text, _, mend = str(error).partition(": ")  # after the colon they say what to do
         yield Finding(name=name, well=False, text=text, mend=mend or " ".join(error.details))
     except AgentHubError as error:
         yield Finding(name=name, well=False, text=str(error))

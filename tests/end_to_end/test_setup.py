@@ -642,6 +642,21 @@ def test_the_doctor_reads_a_broken_configuration_to_the_user_but_not_the_keys_in
     assert "secret" not in done.stdout
 
 
+def test_the_doctor_tells_that_the_directory_is_no_hubs_and_leaves_it_alone(user: User) -> None:
+    user.home.chmod(0o755)
+
+    done = quick(user).types("doctor", AGENT_HUB_DIR=str(user.home))
+
+    assert (done.returncode, done.stderr) == (1, "")
+    assert wrong(done.stdout) == {"directory"}
+    assert report(done.stdout)["directory"][1] == (
+        f"{user.home} holds other things, and no hub "
+        "→ set AGENT_HUB_DIR to a directory of the hub's own"
+    )
+    assert user.home.stat().st_mode & 0o777 == 0o755
+    assert not (user.home / "messages").exists()
+
+
 def test_the_doctor_tells_that_there_is_no_opencode(user: User) -> None:
     done = user.types("doctor", PATH="/nonexistent")
 
