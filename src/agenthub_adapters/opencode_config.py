@@ -7,7 +7,6 @@ to edit, and what to tell the user, is the command's business. Facts as measured
 
 from __future__ import annotations
 
-import enum
 import itertools
 import json
 import os
@@ -53,13 +52,22 @@ _QUOTED = re.compile(r"^ +Line \d+:.*\n?(?:^ *\^ *$\n?)?", re.MULTILINE)
 _LISTED = re.compile(rf"([✓✗○⚠])\s+{re.escape(SERVER)}\s+(\S.*)")
 
 
-class Lack(enum.Enum):
-    """Why agents would not have the hub's tools; the value says so to the user."""
+@frozen
+class Lack:
+    """Why agents would not have the hub's tools; the text says so to the user."""
 
-    ABSENT = f"OpenCode has no MCP server named {SERVER}"
-    DISABLED = f"OpenCode's MCP server {SERVER} is disabled"
-    VANISHED = f"OpenCode is to use {_VANISHED}, which is gone from the npm registry"
-    DENIED = f"OpenCode's permissions deny agents the tools of {SERVER}"
+    text: str
+
+
+ABSENT = Lack(f"OpenCode has no MCP server named {SERVER}")
+DISABLED = Lack(f"OpenCode's MCP server {SERVER} is disabled")
+VANISHED = Lack(f"OpenCode is to use {_VANISHED}, which is gone from the npm registry")
+DENIED = Lack(f"OpenCode's permissions deny agents the tools of {SERVER}")
+
+
+def gone(program: str) -> Lack:
+    """A clone was moved or deleted: OpenCode would start without a word, and without the tools."""
+    return Lack(f"OpenCode is to start {program}, which is not there")
 
 
 @frozen(kw_only=True)
@@ -148,12 +156,15 @@ def lack(merged: Mapping[str, Any]) -> Lack | None:
     entry = servers.get(SERVER)
     if entry is None:
         old = any(_is_vanished(server) for server in servers.values())
-        return Lack.VANISHED if old else Lack.ABSENT
+        return VANISHED if old else ABSENT
     if _is_vanished(entry):
-        return Lack.VANISHED
+        return VANISHED
     if _object(entry).get("enabled") is False:
-        return Lack.DISABLED
-    return Lack.DENIED if permission(merged) == "deny" else None
+        return DISABLED
+    program = _program(_object(entry))
+    if program is not None and not _is_there(program, _object(entry)):
+        return gone(program)
+    return DENIED if permission(merged) == "deny" else None
 
 
 def permission(merged: Mapping[str, Any]) -> str:
@@ -307,6 +318,21 @@ def _is_vanished(server: object) -> bool:
     command = _object(server).get("command")
     words = command if isinstance(command, list) else [command]
     return any(_VANISHED in str(word) for word in words)
+
+
+def _program(server: Mapping[str, Any]) -> str | None:
+    """What is started on this machine, if that can be known."""
+    command = server.get("command")
+    if not isinstance(command, list) or not command:
+        return None  # a remote one; what else it is OpenCode would have refused
+    program = str(command[0])
+    relative = os.sep in program and not program.startswith(os.sep)
+    return None if relative else program  # to where OpenCode will run
+
+
+def _is_there(program: str, server: Mapping[str, Any]) -> bool:
+    paths = (None, _object(server.get("environment")).get("PATH"))
+    return any(shutil.which(program, path=path) for path in paths)
 
 
 def _fits(pattern: str, name: str) -> bool:

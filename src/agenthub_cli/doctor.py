@@ -71,11 +71,11 @@ def _opencode(_: Settings) -> Iterator[Finding]:
         return
     lack = opencode_config.lack(merged)
     action = opencode_config.permission(merged)
-    told = lack is None or lack is opencode_config.Lack.DENIED
+    told = lack is None or lack == opencode_config.DENIED
     yield Finding(
         name="configuration",
         well=told,
-        text="OpenCode is told of the hub's tools" if told or lack is None else lack.value,
+        text="OpenCode is told of the hub's tools" if told or lack is None else lack.text,
         mend="agenthub setup",
     )
     yield Finding(
@@ -84,7 +84,7 @@ def _opencode(_: Settings) -> Iterator[Finding]:
         text={
             "allow": "agents may use the hub's tools",
             "ask": "OpenCode asks its user at each use of the hub's tools",
-        }.get(action, opencode_config.Lack.DENIED.value),
+        }.get(action, opencode_config.DENIED.text),
         mend="agenthub setup",
     )
     connection = opencode.connection()

@@ -101,7 +101,7 @@ def preflight(settings: Settings) -> None:
         ) from error
     if lack is not None:
         raise Misconfigured(
-            f"{lack.value}, so agents could not write to each other. Run `agenthub setup`, or see "
+            f"{lack.text}, so agents could not write to each other. Run `agenthub setup`, or see "
             f"that {opencode.file()} says:",
             *lines_to_add(settings),
         )
@@ -137,7 +137,7 @@ def _check(opencode: OpenCodeConfig, path: Path) -> None:
     lack = opencode_config.lack(opencode.merged())
     if lack is not None:
         raise Misconfigured(
-            f"{lack.value}, although {path} says otherwise: another configuration file "
+            f"{lack.text}, although {path} says otherwise: another configuration file "
             "overrides it (OPENCODE_CONFIG, or an opencode.json of this project)"
         )
     connection = opencode.connection()

@@ -20,12 +20,17 @@ import pytest
 
 from agenthub_adapters import jsonc
 from agenthub_adapters.opencode_config import (
+    ABSENT,
+    DENIED,
+    DISABLED,
     PERMISSION,
     SERVER,
+    VANISHED,
     Connection,
     Lack,
     OpenCodeConfig,
     entry,
+    gone,
     lack,
     permission,
     read,
@@ -37,7 +42,7 @@ from agenthub_core import Misconfigured
 from testkit.opencode import OpenCode
 
 TOOL = "agent-hub_send_message"
-COMMAND = ["/usr/bin/agenthub", "mcp"]
+COMMAND = ["/bin/sh", "mcp"]  # a program that is there, on every machine
 HUB = entry(COMMAND, {})
 NOW = datetime(2026, 1, 31, 12, 30, 5, tzinfo=UTC)
 NOBODY = 65534
@@ -115,7 +120,7 @@ def test_what_is_permitted_is_what_opencode_permits(
 
     assert decided(rules) == expected
     assert permission(merged) == expected
-    assert lack(merged) is (Lack.DENIED if expected == "deny" else None)
+    assert lack(merged) == (DENIED if expected == "deny" else None)
 
 
 @pytest.mark.parametrize(
@@ -141,28 +146,42 @@ def test_with_the_hub_opencode_permits_it_whatever_was_said_before(
     assert merged["mcp"] == {SERVER: entry(COMMAND, {"AGENT_HUB_DIR": "/hub"})}
 
 
-VANISHED = {"type": "local", "command": ["npx", "-y", "agent-hub-mcp@latest"]}
+OLD = {"type": "local", "command": ["npx", "-y", "agent-hub-mcp@latest"]}
 
 
 @pytest.mark.parametrize(
     ("merged", "expected"),
     [
-        ({}, Lack.ABSENT),
-        ({"mcp": {}}, Lack.ABSENT),
-        ({"mcp": {"other": {"type": "local", "command": ["other"]}}}, Lack.ABSENT),
-        ({"mcp": {SERVER: HUB | {"enabled": False}}}, Lack.DISABLED),
-        ({"mcp": {SERVER: VANISHED}}, Lack.VANISHED),
-        ({"mcp": {SERVER: VANISHED | {"enabled": False}}}, Lack.VANISHED),
-        ({"mcp": {"agenthub": VANISHED}}, Lack.VANISHED),
-        ({"mcp": {"agenthub": VANISHED, SERVER: HUB}}, None),
-        ({"mcp": {SERVER: HUB}, "permission": {"*": "deny"}}, Lack.DENIED),
+        ({}, ABSENT),
+        ({"mcp": {}}, ABSENT),
+        ({"mcp": {"other": {"type": "local", "command": ["other"]}}}, ABSENT),
+        ({"mcp": {SERVER: HUB | {"enabled": False}}}, DISABLED),
+        ({"mcp": {SERVER: OLD}}, VANISHED),
+        ({"mcp": {SERVER: OLD | {"enabled": False}}}, VANISHED),
+        ({"mcp": {"agenthub": OLD}}, VANISHED),
+        ({"mcp": {"agenthub": OLD, SERVER: HUB}}, None),
+        ({"mcp": {SERVER: HUB}, "permission": {"*": "deny"}}, DENIED),
         ({"mcp": {SERVER: HUB}, "permission": {"*": "ask"}}, None),
         ({"mcp": {SERVER: HUB}}, None),
+        ({"mcp": {SERVER: entry(["/nowhere/agenthub", "mcp"], {})}}, gone("/nowhere/agenthub")),
+        ({"mcp": {SERVER: entry(["/etc/passwd", "mcp"], {})}}, gone("/etc/passwd")),
+        ({"mcp": {SERVER: entry(["no-such-agenthub"], {})}}, gone("no-such-agenthub")),
+        ({"mcp": {SERVER: entry(["/nowhere/agenthub"], {}) | {"enabled": False}}}, DISABLED),
+        ({"mcp": {SERVER: entry(["sh"], {})}}, None),
+        ({"mcp": {SERVER: entry(["sh"], {"PATH": "/nowhere"})}}, None),
+        ({"mcp": {SERVER: entry(["venv/bin/agenthub"], {})}}, None),
         ({"mcp": {SERVER: {"type": "remote", "url": "http://127.0.0.1:1/"}}}, None),
     ],
 )
 def test_what_agents_lack_is_told_apart(merged: dict[str, Any], expected: Lack | None) -> None:
-    assert lack(merged) is expected
+    assert lack(merged) == expected
+
+
+def test_a_program_may_be_where_only_the_server_itself_looks(tmp_path: Path) -> None:
+    program = tmp_path / "my-agenthub"
+    program.touch(mode=0o755)
+    found = {"mcp": {SERVER: entry([program.name], {"PATH": str(tmp_path)})}}
+    assert lack(found) is None
 
 
 # -------------------------------------------------------------------------------------- the program
@@ -306,7 +325,7 @@ ADDED = (
     '    "agent-hub": {',
     '      "type": "local",',
     '      "command": [',
-    '        "/usr/bin/agenthub",',
+    '        "/bin/sh",',
     '        "mcp"',
     "      ],",
     '      "enabled": true,',
@@ -382,9 +401,9 @@ def test_a_word_for_all_permissions_still_means_the_same_after_the_hub_is_taken_
     assert json.loads(without) == {"permission": {"*": "ask"}}
 
 
-@pytest.mark.parametrize("old", [VANISHED, HUB | {"enabled": False}, HUB | {"command": ["other"]}])
+@pytest.mark.parametrize("old", [OLD, HUB | {"enabled": False}, HUB | {"command": ["other"]}])
 def test_another_entry_of_that_name_is_replaced_where_it_stands(old: dict[str, Any]) -> None:
-    servers = {"first": {"type": "local", "command": ["first"]}, SERVER: old, "last": VANISHED}
+    servers = {"first": {"type": "local", "command": ["first"]}, SERVER: old, "last": OLD}
     text = json.dumps({"mcp": servers}, indent=2)
 
     new = jsonc.loads(with_hub(text, COMMAND, {}))

@@ -427,11 +427,15 @@ UNFIT = {
     "disabled": (prepared(enabled=False), "OpenCode's MCP server agent-hub is disabled"),
     "vanished": (VANISHED, "agent-hub-mcp, which is gone from the npm registry"),
     "denied": (prepared("*"), "OpenCode's permissions deny agents the tools of agent-hub"),
+    "gone": (
+        prepared(command=["/nowhere/agenthub", "mcp"]),
+        "OpenCode is to start /nowhere/agenthub, which is not there",
+    ),
     "broken": (BROKEN, "CommaExpected at line 3, column 3"),
 }
 
 
-PLAIN_TO_SEE = {"disabled", "vanished"}  # in the file: OpenCode makes nothing else of it
+PLAIN_TO_SEE = {"disabled", "vanished", "gone"}  # in the file: OpenCode makes nothing else of it
 
 
 @pytest.fixture(scope="module")
@@ -534,6 +538,17 @@ def test_the_doctor_tells_a_newcomer_what_to_do(user: User) -> None:
         "OpenCode says: no MCP server is named agent-hub → agenthub setup"
     )
     assert found["daemon"][1].endswith("→ agenthub daemon")
+
+
+def test_the_doctor_tells_that_the_program_is_not_there(user: User) -> None:
+    user.has("opencode.json", prepared(command=["/nowhere/agenthub", "mcp"]))
+
+    done = quick(user).types("doctor")
+
+    assert report(done.stdout)["configuration"] == (
+        "✗",
+        "OpenCode is to start /nowhere/agenthub, which is not there → agenthub setup",
+    )
 
 
 @pytest.fixture
