@@ -7,12 +7,12 @@ to edit, and what to tell the user, is the command's business. Facts as measured
 
 from __future__ import annotations
 
-import enum
 import itertools
 import json
 import os
 import re
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -52,13 +52,22 @@ _QUOTED = re.compile(r"^ +Line \d+:.*\n?(?:^ *\^ *$\n?)?", re.MULTILINE)
 _LISTED = re.compile(rf"([✓✗○⚠])\s+{re.escape(SERVER)}\s+(\S.*)")
 
 
-class Lack(enum.Enum):
-    """Why agents would not have the hub's tools; the value says so to the user."""
+@frozen
+class Lack:
+    """Why agents would not have the hub's tools; the text says so to the user."""
 
-    ABSENT = f"OpenCode has no MCP server named {SERVER}"
-    DISABLED = f"OpenCode's MCP server {SERVER} is disabled"
-    VANISHED = f"OpenCode is to use {_VANISHED}, which is gone from the npm registry"
-    DENIED = f"OpenCode's permissions deny agents the tools of {SERVER}"
+    text: str
+
+
+ABSENT = Lack(f"OpenCode has no MCP server named {SERVER}")
+DISABLED = Lack(f"OpenCode's MCP server {SERVER} is disabled")
+VANISHED = Lack(f"OpenCode is to use {_VANISHED}, which is gone from the npm registry")
+DENIED = Lack(f"OpenCode's permissions deny agents the tools of {SERVER}")
+
+
+def gone(program: str) -> Lack:
+    """A clone was moved or deleted: OpenCode would start without a word, and without the tools."""
+    return Lack(f"OpenCode is to start {program}, which is not there")
 
 
 @frozen(kw_only=True)
@@ -128,7 +137,7 @@ class OpenCodeConfig:
                 cwd=self._directory,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
-                text=True,
+                encoding="utf-8",  # whatever this terminal's is
                 errors="replace",
                 timeout=_COMMAND_SECONDS,
                 check=False,
@@ -147,12 +156,15 @@ def lack(merged: Mapping[str, Any]) -> Lack | None:
     entry = servers.get(SERVER)
     if entry is None:
         old = any(_is_vanished(server) for server in servers.values())
-        return Lack.VANISHED if old else Lack.ABSENT
+        return VANISHED if old else ABSENT
     if _is_vanished(entry):
-        return Lack.VANISHED
+        return VANISHED
     if _object(entry).get("enabled") is False:
-        return Lack.DISABLED
-    return Lack.DENIED if permission(merged) == "deny" else None
+        return DISABLED
+    program = _program(_object(entry))
+    if program is not None and not _is_there(program, _object(entry)):
+        return gone(program)
+    return DENIED if permission(merged) == "deny" else None
 
 
 def permission(merged: Mapping[str, Any]) -> str:
@@ -239,7 +251,7 @@ def write(path: Path, text: str, *, now: datetime) -> Path | None:
         if copy is not None:
             if not os.access(target, os.W_OK):
                 raise Misconfigured(f"{target} is read-only: nothing was changed")
-            shutil.copy2(target, copy)
+            _copy(target, copy)
         _replace(target, text)
     except OSError as error:
         where = error.filename or target
@@ -254,6 +266,16 @@ def _unused(target: Path, stamp: str) -> Path:
     return next(name for name in names if not name.exists())
 
 
+def _copy(target: Path, copy: Path) -> None:
+    """Keep what is there. It may hold keys, so at no instant may others read more than before."""
+    descriptor = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(target.read_bytes())
+    status = target.stat()
+    os.utime(copy, ns=(status.st_atime_ns, status.st_mtime_ns))
+    _entrust(copy, target)
+
+
 def _replace(target: Path, text: str) -> None:
     descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
@@ -262,11 +284,26 @@ def _replace(target: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         if target.exists():
-            shutil.copymode(target, temporary)
+            _entrust(Path(temporary), target)
         Path(temporary).replace(target)
     except BaseException:
         Path(temporary).unlink()
         raise
+
+
+def _entrust(path: Path, target: Path) -> None:
+    """Give a file the owner, group and mode of another: who runs this may be root, by sudo.
+
+    Where that is not permitted the group is one that had no rights, and gets none.
+    """
+    new, old = path.stat(), target.stat()
+    mode = stat.S_IMODE(old.st_mode)
+    if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
+        try:
+            os.chown(path, old.st_uid, old.st_gid)
+        except PermissionError:
+            mode &= ~stat.S_IRWXG
+    path.chmod(mode)
 
 
 def _speaks_of_hub(path: Path) -> bool:
@@ -281,6 +318,21 @@ def _is_vanished(server: object) -> bool:
     command = _object(server).get("command")
     words = command if isinstance(command, list) else [command]
     return any(_VANISHED in str(word) for word in words)
+
+
+def _program(server: Mapping[str, Any]) -> str | None:
+    """What is started on this machine, if that can be known."""
+    command = server.get("command")
+    if not isinstance(command, list) or not command:
+        return None  # a remote one; what else it is OpenCode would have refused
+    program = str(command[0])
+    relative = os.sep in program and not program.startswith(os.sep)
+    return None if relative else program  # to where OpenCode will run
+
+
+def _is_there(program: str, server: Mapping[str, Any]) -> bool:
+    paths = (None, _object(server.get("environment")).get("PATH"))
+    return any(shutil.which(program, path=path) for path in paths)
 
 
 def _fits(pattern: str, name: str) -> bool:

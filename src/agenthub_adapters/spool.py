@@ -43,6 +43,7 @@ from agenthub_core import (
     Agent,
     Clock,
     Fault,
+    InvalidSettings,
     InvalidValue,
     Malformed,
     Message,
@@ -70,6 +71,23 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 _NAME_LENGTH = 240  # bytes of a file's name: below the usual limit of 255, with room for .reason
 
+_OF_A_HUB = frozenset(
+    (
+        "messages",
+        "agents",
+        "threads",
+        "features",
+        "coordinator",
+        "session_agents.json",
+        "oriented_sessions.json",
+        "server.json",
+        "opencode.log",
+        "daemon.lock",
+        "metrics.prom",
+    )
+)
+"""What tells a hub's directory, an older hub's too, from any other; `tmp` is in too many."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -87,12 +105,28 @@ class FileSpool:
         self._sessions = root / "session_agents.json"
 
     def prepare(self) -> None:
-        """Make the directories that are not there, for this user only."""
+        """Make the directories that are not there, for this user only.
+
+        Raises `InvalidSettings` where the root is somebody else's: a home would be closed to all
+        others, and `/tmp` to everybody.
+        """
         with _writing(self.root):
+            if not self._may_be_a_hub():
+                raise InvalidSettings(
+                    f"{self.root} holds other things, and no hub: set AGENT_HUB_DIR to a directory "
+                    "of the hub's own"
+                )
             below = (self.messages, self.archive, self._malformed, self._agents, self._tmp)
             for directory in (self.root, *below):
                 directory.mkdir(parents=True, exist_ok=True, mode=0o700)
                 directory.chmod(0o700)  # an older hub may have let others in
+
+    def _may_be_a_hub(self) -> bool:
+        try:
+            names = os.listdir(self.root)  # noqa: PTH208  # names are all that is wanted
+        except FileNotFoundError:
+            return True
+        return not names or not _OF_A_HUB.isdisjoint(names)
 
     @contextlib.contextmanager
     def claim(self) -> Iterator[None]:

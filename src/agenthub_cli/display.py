@@ -1,10 +1,12 @@
 """How messages, threads and agents look on a terminal and as JSON.
 
 Others' words are shown, never obeyed: no control character and no markup of theirs takes effect.
+All that a command prints goes through here, for a terminal of old lacks letters, our own too.
 """
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
@@ -12,7 +14,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, TextIO
 
 import typer
 from rich.cells import cell_len, set_cell_size
@@ -37,9 +39,15 @@ _COLOURS = {
 JsonObject = dict[str, Any]
 
 
-def say(text: str = "") -> None:
-    """A line for the person at the terminal."""
-    _print(_shown(text))
+def say(text: str = "", *, colour: str | None = None, err: bool = False) -> None:
+    """A line for the person at the terminal; `err` keeps it out of what a script reads."""
+    _print(_coloured(_shown(text, sys.stderr if err else sys.stdout), colour), err=err)
+
+
+def verdict(well: bool, text: str) -> None:
+    """A line that begins with whether it is well."""
+    mark, colour = ("✓", typer.colors.GREEN) if well else ("✗", typer.colors.RED)
+    _print(f"{_coloured(_shown(mark), colour)} {_shown(text)}")
 
 
 def as_json(value: object) -> None:
@@ -80,7 +88,8 @@ def _fitted(widths: Sequence[int], room: int) -> list[int]:
 
 def _fit(text: str, width: int) -> str:
     if cell_len(text) > width:
-        return set_cell_size(text, width - 1) + "…"
+        mark = _shown("…")
+        text = set_cell_size(text, width - cell_len(mark)) + mark
     return set_cell_size(text, width)
 
 
@@ -170,11 +179,27 @@ def thread_object(thread: Thread) -> JsonObject:
     }
 
 
-def _shown(text: str) -> str:
-    return one_line(text.expandtabs())
+def _shown(text: str, stream: TextIO | None = None) -> str:
+    """On one line, in letters that the stream has."""
+    encoding = (stream or sys.stdout).encoding or "utf-8"
+    return one_line(text.expandtabs()).encode(encoding, _PLAINLY).decode(encoding)
 
 
-def _print(line: str) -> None:
-    encoding = sys.stdout.encoding or "utf-8"
-    plain = line.encode(encoding, "replace").decode(encoding)  # a terminal of old
-    typer.echo(plain, color=False if os.environ.get("NO_COLOR") else None)
+def _plainly(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(letter, "?") for letter in lacking), error.end
+
+
+_PLAIN = {"✓": "ok", "✗": "no", "→": "->", "…": "...", "·": "-"}  # what the hub itself says
+_PLAINLY = "agenthub.plainly"
+codecs.register_error(_PLAINLY, _plainly)
+
+
+def _coloured(text: str, colour: str | None) -> str:
+    return typer.style(text, fg=colour) if colour else text
+
+
+def _print(line: str, *, err: bool = False) -> None:
+    typer.echo(line, err=err, color=False if os.environ.get("NO_COLOR") else None)

@@ -5,7 +5,6 @@ Each check is a generator of findings in `TRACKS`; a later part of agenthub adds
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -15,17 +14,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import attrs
-import typer
 from attrs import frozen
 
 from agenthub_adapters import opencode_config
 from agenthub_adapters.opencode_config import OpenCodeConfig
 from agenthub_adapters.opencode_server import OpenCodeServer
 from agenthub_adapters.watcher import Watcher
+from agenthub_cli import display
 from agenthub_cli.compose import gateway
-from agenthub_cli.log import one_line
 from agenthub_cli.settings import Settings
-from agenthub_core import AgentHubError, Misconfigured, ServerError
+from agenthub_core import AgentHubError, InvalidSettings, Misconfigured, ServerError
 
 _MEASURED = (1, 18)
 """The OpenCode that agenthub is measured on; an older one lacks what the hub asks it for."""
@@ -73,11 +71,11 @@ def _opencode(_: Settings) -> Iterator[Finding]:
         return
     lack = opencode_config.lack(merged)
     action = opencode_config.permission(merged)
-    told = lack is None or lack is opencode_config.Lack.DENIED
+    told = lack is None or lack == opencode_config.DENIED
     yield Finding(
         name="configuration",
         well=told,
-        text="OpenCode is told of the hub's tools" if told or lack is None else lack.value,
+        text="OpenCode is told of the hub's tools" if told or lack is None else lack.text,
         mend="agenthub setup",
     )
     yield Finding(
@@ -86,7 +84,7 @@ def _opencode(_: Settings) -> Iterator[Finding]:
         text={
             "allow": "agents may use the hub's tools",
             "ask": "OpenCode asks its user at each use of the hub's tools",
-        }.get(action, opencode_config.Lack.DENIED.value),
+        }.get(action, opencode_config.DENIED.text),
         mend="agenthub setup",
     )
     connection = opencode.connection()
@@ -114,18 +112,8 @@ def _server(settings: Settings) -> Iterator[Finding]:
 
 def _directory(settings: Settings) -> Iterator[Finding]:
     directory = settings.directory
-    gateway(settings)  # makes what is not there
-    status = directory.stat()
-    private = status.st_mode & 0o077 == 0 and status.st_uid == os.getuid()
-    usable = os.access(directory, os.R_OK | os.W_OK | os.X_OK)
-    yield Finding(
-        name="directory",
-        well=private and usable,
-        text=f"{directory} is "
-        + ("yours alone" if private else "open to others")
-        + ("" if usable else ", and you may not write to it"),
-        mend=f"chown -R $USER {directory}; chmod -R u+rwX,go= {directory}",
-    )
+    gateway(settings)  # makes what is not there, and closes to others what is
+    yield Finding(name="directory", well=True, text=f"{directory} is yours alone")
     free = shutil.disk_usage(directory).free
     yield Finding(
         name="disk",
@@ -199,20 +187,23 @@ def examine(settings: Settings, *, machines: bool) -> bool:
                 if not machines:
                     _show(finding)
     if machines:
-        typer.echo(json.dumps([attrs.asdict(finding) for finding in findings], indent=2))
+        display.as_json([attrs.asdict(finding) for finding in findings])
     return all(finding.well for finding in findings)
 
 
 def _look(track: dict[str, Check], settings: Settings) -> list[Finding]:
-    found = [finding for name, check in track.items() for finding in _found(name, check, settings)]
+    found = _found(track, settings)
     return [attrs.evolve(each, mend="" if each.well else each.mend) for each in found]
 
 
-def _found(name: str, check: Check, settings: Settings) -> Iterator[Finding]:
+def _found(track: dict[str, Check], settings: Settings) -> Iterator[Finding]:
+    """A check that cannot be made ends its track: the others would stumble over the same."""
+    name = ""
     try:
-        yield from check(settings)
-    except (Misconfigured, ServerError) as error:  # after the colon they say what to do
-        text, _, mend = str(error).partition(": ")
+        for name, check in track.items():  # noqa: B007  # of use to who catches
+            yield from check(settings)
+    except (Misconfigured, ServerError, InvalidSettings) as error:
+        text, _, mend = str(error).partition(": ")  # after the colon they say what to do
         yield Finding(name=name, well=False, text=text, mend=mend or " ".join(error.details))
     except AgentHubError as error:
         yield Finding(name=name, well=False, text=str(error))
@@ -222,10 +213,9 @@ def _found(name: str, check: Check, settings: Settings) -> Iterator[Finding]:
 
 
 def _show(finding: Finding) -> None:
-    mark = typer.style("✓", "green") if finding.well else typer.style("✗", "red")
-    typer.echo(f"{mark} {finding.name:<14}{one_line(finding.text)}")
+    display.verdict(finding.well, f"{finding.name:<14}{finding.text}")
     if finding.mend:
-        typer.echo(f"  {'':<14}→ {one_line(finding.mend)}")
+        display.say(f"  {'':<14}→ {finding.mend}")
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -30,7 +30,9 @@ def version() -> str:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"agenthub {version()}")
+        from agenthub_cli import display
+
+        display.say(f"agenthub {version()}")
         raise typer.Exit
 
 
@@ -121,7 +123,9 @@ def mcp() -> None:
         settings = read_settings()
         log.configure(settings.level, machines=False)
         if sys.stdin.isatty():
-            typer.echo("agenthub mcp waits for an MCP client to speak; Ctrl-C ends it", err=True)
+            from agenthub_cli import display
+
+            display.say("agenthub mcp waits for an MCP client to speak; Ctrl-C ends it", err=True)
         from agenthub_cli.compose import run_mcp  # --help needs none of it
 
         run_mcp(settings, version())

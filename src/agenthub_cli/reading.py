@@ -11,7 +11,6 @@ from typing import Annotated
 
 import typer
 
-from agenthub_cli.log import one_line
 from agenthub_cli.person import Json, as_person, prospect
 from agenthub_cli.reporting import reporting
 from agenthub_core import (
@@ -136,7 +135,7 @@ def agents(
             )
             display.table(("AGENT", "STATE", "SEEN", "DIRECTORY", "ROLE"), rows)
             if any(each.presence is Presence.HERE for each in present) and not gateway.attended():
-                typer.echo("No hub is running, so nobody is woken: agenthub daemon", err=True)
+                display.say("No hub is running, so nobody is woken: agenthub daemon", err=True)
 
 
 @app.command()
@@ -245,13 +244,15 @@ def _in_state(entries: Iterator[Entry], state: State | None) -> Iterator[Entry]:
 
 def _doubt(gateway: Gateway, names: Iterable[str | None], found: Collection[str]) -> None:
     """Tell of a name that nobody has: what was written to everyone is found under it, too."""
+    from agenthub_cli import display
+
     for name in names:
         if name is None or name in found or name in RESERVED:
             continue
         if name not in {each.agent.id for each in gateway.agents()}:
             alike = gateway.alike(name)
             perhaps = f" Did you mean {' or '.join(alike)}?" if alike else ""
-            typer.echo(f"No agent {one_line(name)} is known.{perhaps}", err=True)
+            display.say(f"No agent {name} is known.{perhaps}", err=True)
 
 
 def _row(entry: Entry) -> tuple[str, ...]:

@@ -6,9 +6,6 @@ import contextlib
 import sys
 from collections.abc import Iterator
 
-import typer
-
-from agenthub_cli import log
 from agenthub_core import AgentHubError, InvalidSettings, InvalidValue
 
 FAILED = 1
@@ -27,6 +24,8 @@ def reporting(**arguments: str) -> Iterator[None]:
         error = raised
         if isinstance(raised, InvalidValue) and raised.field in arguments:
             error = InvalidValue(arguments[raised.field], raised.found, raised.expected)
+        from agenthub_cli import display  # who succeeds may need none of it
+
         for line in (f"agenthub: {error}", *error.details):
-            typer.echo(log.one_line(line), err=True)
+            display.say(line, err=True)
         sys.exit(UNUSABLE if isinstance(error, InvalidSettings | InvalidValue) else FAILED)

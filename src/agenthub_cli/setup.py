@@ -12,6 +12,7 @@ from attrs import frozen
 from agenthub_adapters import opencode_config
 from agenthub_adapters.clock import SystemClock
 from agenthub_adapters.opencode_config import OpenCodeConfig
+from agenthub_cli import display
 from agenthub_cli.settings import Settings
 from agenthub_core import InvalidSettings, Misconfigured
 
@@ -63,7 +64,7 @@ def set_up(wish: Wish, settings: Settings) -> None:
             *lines_to_add(settings),
         ) from error
     if old == new:
-        typer.echo(f"{path} needs no change.")
+        display.say(f"{path} needs no change.")
     else:
         _show(path, old, new)
         if not wish.only_print:
@@ -75,11 +76,10 @@ def set_up(wish: Wish, settings: Settings) -> None:
     else:
         _check(opencode, path)
     if old != new:
-        typer.echo(
-            "\nRestart the OpenCode windows that are open: they keep what they started with."
-        )
+        display.say()
+        display.say("Restart the OpenCode windows that are open: they keep what they started with.")
     if not wish.remove:
-        typer.echo("Start the hub with: agenthub daemon")
+        display.say("Start the hub with: agenthub daemon")
 
 
 def _change(wish: Wish, path: Path, old: str, new: str) -> None:
@@ -87,7 +87,7 @@ def _change(wish: Wish, path: Path, old: str, new: str) -> None:
     if opencode_config.read(path) != old:
         raise Misconfigured(f"{path} was changed by another program: run it again")
     copy = opencode_config.write(path, new, now=SystemClock().now())
-    typer.echo(f"Changed {path}" + (f"; the old text is in {copy}" if copy else ""))
+    display.say(f"Changed {path}" + (f"; the old text is in {copy}" if copy else ""))
 
 
 def preflight(settings: Settings) -> None:
@@ -101,7 +101,7 @@ def preflight(settings: Settings) -> None:
         ) from error
     if lack is not None:
         raise Misconfigured(
-            f"{lack.value}, so agents could not write to each other. Run `agenthub setup`, or see "
+            f"{lack.text}, so agents could not write to each other. Run `agenthub setup`, or see "
             f"that {opencode.file()} says:",
             *lines_to_add(settings),
         )
@@ -113,14 +113,15 @@ def lines_to_add(settings: Settings) -> list[str]:
 
 
 def _show(path: Path, old: str, new: str) -> None:
-    typer.echo(f"{path}:\n" if old else f"{path} (new):\n")
+    display.say(f"{path}:" if old else f"{path} (new):")
+    display.say()
     before, after = old.splitlines(), new.splitlines()
     for line in list(difflib.unified_diff(before, after, lineterm="", n=2))[2:]:
         if line.startswith("@@"):
             continue
         colour = {"+": typer.colors.GREEN, "-": typer.colors.RED}.get(line[:1])
-        typer.secho(f"  {line}", fg=colour)
-    typer.echo()
+        display.say(f"  {line}", colour=colour)
+    display.say()
 
 
 def _confirm(wish: Wish) -> None:
@@ -132,11 +133,11 @@ def _confirm(wish: Wish) -> None:
 
 
 def _check(opencode: OpenCodeConfig, path: Path) -> None:
-    typer.echo("Checking with OpenCode …")
+    display.say("Checking with OpenCode …")
     lack = opencode_config.lack(opencode.merged())
     if lack is not None:
         raise Misconfigured(
-            f"{lack.value}, although {path} says otherwise: another configuration file "
+            f"{lack.text}, although {path} says otherwise: another configuration file "
             "overrides it (OPENCODE_CONFIG, or an opencode.json of this project)"
         )
     connection = opencode.connection()
@@ -145,7 +146,7 @@ def _check(opencode: OpenCodeConfig, path: Path) -> None:
             f"OpenCode cannot use the server: {connection.text}. Try it by hand: "
             f"{' '.join(command())}"
         )
-    typer.echo(f"✓ {opencode_config.SERVER} {connection.text}")
+    display.verdict(True, f"{opencode_config.SERVER} {connection.text}")
 
 
 def _check_gone(opencode: OpenCodeConfig) -> None:

@@ -72,6 +72,8 @@ def send(
     json: Json = False,
 ) -> None:
     """Write to an agent."""
+    from agenthub_cli import display
+
     with reporting(recipient="TO", content="TEXT", sender="--from", thread_id="--thread"):
         if math.isnan(timeout):
             raise InvalidSettings("--timeout: found nan, expected a number of seconds")
@@ -85,19 +87,15 @@ def send(
             thread_id=thread,
         )
         if not json:
-            typer.echo(f"Sent {sent.message.id} to {to}. {prospect(sent)}", err=wait is not None)
+            display.say(f"Sent {sent.message.id} to {to}. {prospect(sent)}", err=wait is not None)
         answer = None
         try:
             if wait is not None:
                 answer = _wait(gateway, sent.message, wait, timeout, quietly=json)
         finally:  # who waits in vain needs the id all the more
             if json:
-                from agenthub_cli import display  # others need no tables
-
                 display.as_json(_sent_object(sent, answer))
         if answer is not None and not json:
-            from agenthub_cli import display
-
             display.message(answer)
 
 
@@ -124,6 +122,7 @@ def _wait(
     gateway: Gateway, message: Message, until: Until, timeout: float, *, quietly: bool
 ) -> Message | None:
     """Wait for the message's end, or for the answer. Raises `RequestRefused` where none comes."""
+    from agenthub_cli import display
     from agenthub_cli.compose import changes
 
     deadline = time.monotonic() + timeout
@@ -138,7 +137,7 @@ def _wait(
                 raise RequestRefused(f"it was not delivered ({entry.state}): {_reason(entry)}")
             if until is Until.DELIVERED and entry.settlement is not None:
                 if not quietly:
-                    typer.echo("Delivered.", err=True)
+                    display.say("Delivered.", err=True)
                 return None
             if until is Until.ANSWERED and (answer := _answer(gateway, message)) is not None:
                 return answer
@@ -149,7 +148,7 @@ def _wait(
                 )
             if entry.settlement is not None and not told:
                 told = True
-                typer.echo("Delivered. Waiting for the answer; Ctrl-C ends only that.", err=True)
+                display.say("Delivered. Waiting for the answer; Ctrl-C ends only that.", err=True)
             change(min(left, _LOOK))
 
 
@@ -185,16 +184,16 @@ def retry(
     json: Json = False,
 ) -> None:
     """Send a dead letter again, as if it were written now."""
+    from agenthub_cli import display
+
     with reporting():
         again = as_person().retry(message)
         if json:
-            from agenthub_cli import display  # others need no tables
-
             display.as_json([_sent_object(sent) for sent in again])
             return
         for sent in again:
             again_to = f"{sent.message.id} again to {sent.message.recipient}"
-            typer.echo(f"Sent {again_to}. {prospect(sent)}")
+            display.say(f"Sent {again_to}. {prospect(sent)}")
 
 
 @app.command()
@@ -207,13 +206,13 @@ def discard(
     A dead letter stays in the archive, but is counted no more. What is being delivered at this
     moment still arrives.
     """
+    from agenthub_cli import display
+
     with reporting():
         ended = as_person().discard(message)
         if json:
-            from agenthub_cli import display  # others need no tables
-
             display.as_json([display.entry_object(entry) for entry in ended])
             return
         for entry in ended:
             what = "Took back" if entry.waits else "Have done with"
-            typer.echo(f"{what} {entry.message.id} to {entry.message.recipient}.")
+            display.say(f"{what} {entry.message.id} to {entry.message.recipient}.")

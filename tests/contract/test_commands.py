@@ -626,7 +626,7 @@ def test_a_terminal_that_lacks_a_letter_shows_a_question_mark(spool: FileSpool) 
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     for command, shown in (
         (("inbox", "--keep"), b"\n  Gr??e ?\n"),
-        (("show", "m1"), b"alice ? human"),
+        (("show", "m1"), b"alice -> human"),
         (("messages",), b"Gr??e ?\n"),
         (("messages", "--json"), rb'"content": "Gr\u00fc\u00dfe \ud83d\udc3c"'),
     ):
@@ -1248,6 +1248,16 @@ def test_on_a_terminal_each_row_is_a_line_and_its_name_is_whole(
     assert len(lines) == 1 + rows
     assert all(0 < cell_len(line) <= columns for line in lines)
     assert lines[1].split()[0] in {"alice", "t1", "m" * 23}
+
+
+@pytest.mark.parametrize("command", TABLES, ids=" ".join)
+@pytest.mark.usefixtures("wide")
+def test_on_a_terminal_of_old_too_each_row_is_a_line(
+    command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    lines = on_terminal(40, *command).splitlines()
+    assert all(0 < cell_len(line) <= 40 for line in lines)
 
 
 def test_on_a_usual_terminal_no_column_is_squeezed_out(team: FileSpool) -> None:

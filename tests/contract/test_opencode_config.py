@@ -5,6 +5,7 @@ it writes into the user's files is no more than it has to.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fnmatch
 import json
 import os
@@ -19,12 +20,17 @@ import pytest
 
 from agenthub_adapters import jsonc
 from agenthub_adapters.opencode_config import (
+    ABSENT,
+    DENIED,
+    DISABLED,
     PERMISSION,
     SERVER,
+    VANISHED,
     Connection,
     Lack,
     OpenCodeConfig,
     entry,
+    gone,
     lack,
     permission,
     read,
@@ -36,7 +42,7 @@ from agenthub_core import Misconfigured
 from testkit.opencode import OpenCode
 
 TOOL = "agent-hub_send_message"
-COMMAND = ["/usr/bin/agenthub", "mcp"]
+COMMAND = ["/bin/sh", "mcp"]  # a program that is there, on every machine
 HUB = entry(COMMAND, {})
 NOW = datetime(2026, 1, 31, 12, 30, 5, tzinfo=UTC)
 NOBODY = 65534
@@ -114,7 +120,7 @@ def test_what_is_permitted_is_what_opencode_permits(
 
     assert decided(rules) == expected
     assert permission(merged) == expected
-    assert lack(merged) is (Lack.DENIED if expected == "deny" else None)
+    assert lack(merged) == (DENIED if expected == "deny" else None)
 
 
 @pytest.mark.parametrize(
@@ -140,28 +146,42 @@ def test_with_the_hub_opencode_permits_it_whatever_was_said_before(
     assert merged["mcp"] == {SERVER: entry(COMMAND, {"AGENT_HUB_DIR": "/hub"})}
 
 
-VANISHED = {"type": "local", "command": ["npx", "-y", "agent-hub-mcp@latest"]}
+OLD = {"type": "local", "command": ["npx", "-y", "agent-hub-mcp@latest"]}
 
 
 @pytest.mark.parametrize(
     ("merged", "expected"),
     [
-        ({}, Lack.ABSENT),
-        ({"mcp": {}}, Lack.ABSENT),
-        ({"mcp": {"other": {"type": "local", "command": ["other"]}}}, Lack.ABSENT),
-        ({"mcp": {SERVER: HUB | {"enabled": False}}}, Lack.DISABLED),
-        ({"mcp": {SERVER: VANISHED}}, Lack.VANISHED),
-        ({"mcp": {SERVER: VANISHED | {"enabled": False}}}, Lack.VANISHED),
-        ({"mcp": {"agenthub": VANISHED}}, Lack.VANISHED),
-        ({"mcp": {"agenthub": VANISHED, SERVER: HUB}}, None),
-        ({"mcp": {SERVER: HUB}, "permission": {"*": "deny"}}, Lack.DENIED),
+        ({}, ABSENT),
+        ({"mcp": {}}, ABSENT),
+        ({"mcp": {"other": {"type": "local", "command": ["other"]}}}, ABSENT),
+        ({"mcp": {SERVER: HUB | {"enabled": False}}}, DISABLED),
+        ({"mcp": {SERVER: OLD}}, VANISHED),
+        ({"mcp": {SERVER: OLD | {"enabled": False}}}, VANISHED),
+        ({"mcp": {"agenthub": OLD}}, VANISHED),
+        ({"mcp": {"agenthub": OLD, SERVER: HUB}}, None),
+        ({"mcp": {SERVER: HUB}, "permission": {"*": "deny"}}, DENIED),
         ({"mcp": {SERVER: HUB}, "permission": {"*": "ask"}}, None),
         ({"mcp": {SERVER: HUB}}, None),
+        ({"mcp": {SERVER: entry(["/nowhere/agenthub", "mcp"], {})}}, gone("/nowhere/agenthub")),
+        ({"mcp": {SERVER: entry(["/etc/passwd", "mcp"], {})}}, gone("/etc/passwd")),
+        ({"mcp": {SERVER: entry(["no-such-agenthub"], {})}}, gone("no-such-agenthub")),
+        ({"mcp": {SERVER: entry(["/nowhere/agenthub"], {}) | {"enabled": False}}}, DISABLED),
+        ({"mcp": {SERVER: entry(["sh"], {})}}, None),
+        ({"mcp": {SERVER: entry(["sh"], {"PATH": "/nowhere"})}}, None),
+        ({"mcp": {SERVER: entry(["venv/bin/agenthub"], {})}}, None),
         ({"mcp": {SERVER: {"type": "remote", "url": "http://127.0.0.1:1/"}}}, None),
     ],
 )
 def test_what_agents_lack_is_told_apart(merged: dict[str, Any], expected: Lack | None) -> None:
-    assert lack(merged) is expected
+    assert lack(merged) == expected
+
+
+def test_a_program_may_be_where_only_the_server_itself_looks(tmp_path: Path) -> None:
+    program = tmp_path / "my-agenthub"
+    program.touch(mode=0o755)
+    found = {"mcp": {SERVER: entry([program.name], {"PATH": str(tmp_path)})}}
+    assert lack(found) is None
 
 
 # -------------------------------------------------------------------------------------- the program
@@ -305,7 +325,7 @@ ADDED = (
     '    "agent-hub": {',
     '      "type": "local",',
     '      "command": [',
-    '        "/usr/bin/agenthub",',
+    '        "/bin/sh",',
     '        "mcp"',
     "      ],",
     '      "enabled": true,',
@@ -381,9 +401,9 @@ def test_a_word_for_all_permissions_still_means_the_same_after_the_hub_is_taken_
     assert json.loads(without) == {"permission": {"*": "ask"}}
 
 
-@pytest.mark.parametrize("old", [VANISHED, HUB | {"enabled": False}, HUB | {"command": ["other"]}])
+@pytest.mark.parametrize("old", [OLD, HUB | {"enabled": False}, HUB | {"command": ["other"]}])
 def test_another_entry_of_that_name_is_replaced_where_it_stands(old: dict[str, Any]) -> None:
-    servers = {"first": {"type": "local", "command": ["first"]}, SERVER: old, "last": VANISHED}
+    servers = {"first": {"type": "local", "command": ["first"]}, SERVER: old, "last": OLD}
     text = json.dumps({"mcp": servers}, indent=2)
 
     new = jsonc.loads(with_hub(text, COMMAND, {}))
@@ -490,6 +510,63 @@ def test_who_might_read_the_file_may_read_it_and_its_copy_and_nobody_else(
 
     assert copy is not None
     assert [each.stat().st_mode & 0o777 for each in (path, copy)] == [mode, mode]
+
+
+def test_a_copy_is_private_before_it_is_given_the_mode_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "opencode.json"
+    path.write_text("{}")
+    path.chmod(0o600)
+    born: list[int] = []
+
+    def chmod(of: Path, mode: int, **options: Any) -> None:
+        born.append(Path(of).stat().st_mode & 0o777)
+        original(of, mode, **options)
+
+    original = os.chmod
+    monkeypatch.setattr(os, "chmod", chmod)
+    before = os.umask(0)
+    try:
+        write(path, "{ }", now=NOW)
+    finally:
+        os.umask(before)
+
+    assert born == [0o600, 0o600]  # of the file that replaces it, too
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has files that are another user's")
+def test_root_leaves_a_file_to_whom_it_belongs(tmp_path: Path) -> None:
+    path = tmp_path / "opencode.json"
+    path.write_text("{}")
+    path.chmod(0o640)
+    os.chown(path, NOBODY, NOBODY)
+
+    copy = write(path, "{ }", now=NOW)
+
+    assert copy is not None
+    for each in (path, copy):
+        status = each.stat()
+        assert (status.st_uid, status.st_gid, status.st_mode & 0o777) == (NOBODY, NOBODY, 0o640)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has files that are another user's")
+def test_a_group_that_cannot_be_kept_is_not_replaced_by_one_that_may_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "opencode.json"
+    path.write_text("{}")
+    path.chmod(0o640)
+    os.chown(path, os.geteuid(), NOBODY)
+
+    def forbidden(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "chown", forbidden)
+    copy = write(path, "{ }", now=NOW)
+
+    assert copy is not None
+    assert [each.stat().st_mode & 0o777 for each in (path, copy)] == [0o600, 0o600]
 
 
 def test_a_link_stays_a_link_and_what_it_points_to_is_changed(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from agenthub_adapters.spool import FileSpool
 from agenthub_core import (
     Agent,
     Fault,
+    InvalidSettings,
     InvalidValue,
     Malformed,
     Message,
@@ -738,6 +739,35 @@ def test_directories_are_private_even_if_they_were_not(tmp_path: Path, clock: Ma
     FileSpool(root, clock=clock).prepare()
 
     assert {mode(path) for path in (root, *root.rglob("*"))} == {0o700}
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "tmp", ".bashrc"])
+def test_a_directory_of_somebody_elses_is_left_as_it_is(
+    name: str, tmp_path: Path, clock: ManualClock
+) -> None:
+    root = tmp_path / "home"
+    (root / name).mkdir(parents=True)
+    root.chmod(0o755)
+
+    with pytest.raises(InvalidSettings, match="home holds other things, and no hub: set AGENT_HUB"):
+        FileSpool(root, clock=clock).prepare()
+
+    assert mode(root) == 0o755
+    assert [path.name for path in root.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", [None, "threads", "coordinator", "server.json", "daemon.lock"])
+def test_a_directory_is_a_hubs_if_it_is_empty_or_has_what_only_hubs_have(
+    name: str | None, tmp_path: Path, clock: ManualClock
+) -> None:
+    if name is not None:
+        (tmp_path / "notes.txt").touch()
+        (tmp_path / name).touch()
+
+    spool = FileSpool(tmp_path, clock=clock)
+    spool.prepare()
+
+    assert spool.keys() == []
 
 
 def test_preparing_again_keeps_what_is_there(spool: FileSpool) -> None:

@@ -427,11 +427,15 @@ UNFIT = {
     "disabled": (prepared(enabled=False), "OpenCode's MCP server agent-hub is disabled"),
     "vanished": (VANISHED, "agent-hub-mcp, which is gone from the npm registry"),
     "denied": (prepared("*"), "OpenCode's permissions deny agents the tools of agent-hub"),
+    "gone": (
+        prepared(command=["/nowhere/agenthub", "mcp"]),
+        "OpenCode is to start /nowhere/agenthub, which is not there",
+    ),
     "broken": (BROKEN, "CommaExpected at line 3, column 3"),
 }
 
 
-PLAIN_TO_SEE = {"disabled", "vanished"}  # in the file: OpenCode makes nothing else of it
+PLAIN_TO_SEE = {"disabled", "vanished", "gone"}  # in the file: OpenCode makes nothing else of it
 
 
 @pytest.fixture(scope="module")
@@ -534,6 +538,17 @@ def test_the_doctor_tells_a_newcomer_what_to_do(user: User) -> None:
         "OpenCode says: no MCP server is named agent-hub → agenthub setup"
     )
     assert found["daemon"][1].endswith("→ agenthub daemon")
+
+
+def test_the_doctor_tells_that_the_program_is_not_there(user: User) -> None:
+    user.has("opencode.json", prepared(command=["/nowhere/agenthub", "mcp"]))
+
+    done = quick(user).types("doctor")
+
+    assert report(done.stdout)["configuration"] == (
+        "✗",
+        "OpenCode is to start /nowhere/agenthub, which is not there → agenthub setup",
+    )
 
 
 @pytest.fixture
@@ -642,6 +657,21 @@ def test_the_doctor_reads_a_broken_configuration_to_the_user_but_not_the_keys_in
     assert "secret" not in done.stdout
 
 
+def test_the_doctor_tells_that_the_directory_is_no_hubs_and_leaves_it_alone(user: User) -> None:
+    user.home.chmod(0o755)
+
+    done = quick(user).types("doctor", AGENT_HUB_DIR=str(user.home))
+
+    assert (done.returncode, done.stderr) == (1, "")
+    assert wrong(done.stdout) == {"directory"}
+    assert report(done.stdout)["directory"][1] == (
+        f"{user.home} holds other things, and no hub "
+        "→ set AGENT_HUB_DIR to a directory of the hub's own"
+    )
+    assert user.home.stat().st_mode & 0o777 == 0o755
+    assert not (user.home / "messages").exists()
+
+
 def test_the_doctor_tells_that_there_is_no_opencode(user: User) -> None:
     done = user.types("doctor", PATH="/nonexistent")
 
@@ -650,6 +680,32 @@ def test_the_doctor_tells_that_there_is_no_opencode(user: User) -> None:
     assert report(done.stdout)["opencode"][1].endswith(
         "→ install it with `npm install -g opencode-ai`"
     )
+
+
+# ------------------------------------------------------------------------------- terminals of old
+
+C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [{"PYTHONIOENCODING": "ascii"}, {"PYTHONIOENCODING": "latin-1"}, C_LOCALE],
+    ids=["ascii", "latin-1", "C"],
+)
+def test_a_terminal_that_lacks_our_letters_is_told_the_same_in_others(
+    user: User, variables: dict[str, str]
+) -> None:
+    done = quick(user).types("setup", "--yes", **variables)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Checking with OpenCode ...\nok agent-hub connected\n" in done.stdout
+
+    told = user.types("doctor", **variables)
+
+    assert (told.returncode, told.stderr) == (1, "")
+    assert "ok mcp server    OpenCode says: connected\n" in told.stdout
+    assert "no daemon        not running: messages wait\n" in told.stdout
+    assert "-> agenthub daemon\n" in told.stdout
 
 
 # -------------------------------------------------------------------------------------- completion
