@@ -13,7 +13,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from agenthub_adapters import spool
+from agenthub_adapters import files
+from agenthub_adapters.archive import Archive
+from agenthub_adapters.files import DurableFiles
 from agenthub_adapters.opencode import OpenCodeRelay
 from agenthub_adapters.opencode_api import OpenCodeApi
 from agenthub_adapters.spool import FileSpool
@@ -45,15 +47,15 @@ BEFORE, AFTER = "before", "after"
 POINTS: dict[str, tuple[Any, str, str, Condition]] = {
     "the message is read": (FileSpool, "read", AFTER, _a_message),
     "the broker knows it": (Broker, "handle", AFTER, _of(MessageArrived)),
-    "its recipient is half saved": (FileSpool, "_replace", AFTER, _always),
+    "its recipient is half saved": (DurableFiles, "replace", AFTER, _always),
     "the session was looked at": (OpenCodeApi, "prompt", BEFORE, _always),
     "the prompt is accepted": (OpenCodeApi, "prompt", AFTER, _always),
     "the receipt is here": (OpenCodeRelay, "inject", AFTER, _always),
     "the broker knows that it is held": (Broker, "handle", AFTER, _of(Injected)),
     "it is about to be settled": (FileSpool, "settle", BEFORE, _always),
-    "the archive's file is about to be written": (FileSpool, "_archive_one", BEFORE, _always),
-    "the archive's file is there": (FileSpool, "_archive_one", AFTER, _always),
-    "the archive is synced": (spool, "_sync_directory", AFTER, _in_archive),
+    "the archive's file is about to be written": (Archive, "add", BEFORE, _always),
+    "the archive's file is there": (Archive, "add", AFTER, _always),
+    "the archive is synced": (files, "sync_directory", AFTER, _in_archive),
     "it is settled": (FileSpool, "settle", AFTER, _always),
 }
 
