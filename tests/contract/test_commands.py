@@ -47,6 +47,7 @@ from agenthub_core import (
     Settlement,
 )
 from agenthub_core.model import CONTENT_LENGTH
+from testkit.program import watched
 from tests.unit import builders
 
 NOW = datetime.now(UTC).replace(microsecond=0)
@@ -1178,21 +1179,24 @@ def test_a_script_is_told_the_same(busy: FileSpool) -> None:
 # --------------------------------------------------------------------- tables, pipes, terminals
 
 
+@contextmanager
 def process(
     *arguments: str,
     stdin: int | None = None,
     stdout: int = subprocess.PIPE,
     stderr: int = subprocess.PIPE,
     env: Mapping[str, str] | None = None,
-) -> subprocess.Popen[bytes]:
+) -> Iterator[subprocess.Popen[bytes]]:
     """The command as a process of its own."""
-    return subprocess.Popen(  # noqa: S603  # the program under test
+    begun = subprocess.Popen(  # noqa: S603  # the program under test
         [sys.executable, "-m", "agenthub_cli", *arguments],
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,
         env=env,
     )
+    with watched(begun):
+        yield begun
 
 
 def on_terminal(columns: int, *arguments: str) -> str:

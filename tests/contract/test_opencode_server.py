@@ -28,6 +28,7 @@ import pytest
 from agenthub_adapters.opencode_server import OpenCodeServer, Server
 from agenthub_core import ServerError
 from testkit.opencode import OpenCode, free_port
+from testkit.program import watched
 from testkit.waiting import eventually
 
 SOON = timedelta(seconds=0.4)
@@ -457,12 +458,13 @@ def test_a_daemon_that_is_told_to_stop_while_it_waits_ends_well(
         "AGENT_HUB_PREFLIGHT": "false",
         "OPENCODE_PORT": str(port),
     }
-    with subprocess.Popen(
+    begun = subprocess.Popen(
         [sys.executable, "-m", "agenthub_cli", "daemon"],
         env=os.environ | settings,
         stderr=subprocess.PIPE,
         text=True,
-    ) as daemon:
+    )
+    with watched(begun) as daemon:
         child_of(program)
         daemon.terminate()
         _, said = daemon.communicate(timeout=BOUNDED)

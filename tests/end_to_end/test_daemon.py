@@ -16,6 +16,7 @@ import pytest
 
 from testkit.daemon import Daemon
 from testkit.opencode import OpenCode, free_port
+from testkit.program import watched
 from testkit.scripted_model import ScriptedModel
 from testkit.waiting import eventually
 
@@ -158,12 +159,13 @@ def test_the_version_and_the_help_come_at_once_and_show_examples() -> None:
 def test_its_log_can_be_followed_by_a_person(hub_env: dict[str, str], tmp_path: Path) -> None:
     log = tmp_path / "log"
     with log.open("w") as stream:
-        process = subprocess.Popen(
+        begun = subprocess.Popen(
             [sys.executable, "-m", "agenthub_cli", "daemon"], env=hub_env, stderr=stream
         )
-        eventually(lambda: "the relay answers" in log.read_text())
-        process.terminate()
-        assert process.wait(STOPS_WITHIN) == 0
+        with watched(begun) as daemon:
+            eventually(lambda: "the relay answers" in log.read_text())
+            daemon.terminate()
+            assert daemon.wait(STOPS_WITHIN) == 0
 
     lines = log.read_text().splitlines()
     assert all(line[2] == ":" and line[9:13] == "INFO" for line in lines), lines
