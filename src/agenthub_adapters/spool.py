@@ -36,7 +36,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from attrs import evolve
+from attrs import evolve, frozen
 
 from agenthub_adapters import codec
 from agenthub_core import (
@@ -69,6 +69,8 @@ _LOCK_PAUSES = (0.01,) * 20  # seconds; looking at the lock takes microseconds
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
+_REASON = ".reason"
+
 _NAME_LENGTH = 240  # bytes of a file's name: below the usual limit of 255, with room for .reason
 
 _OF_A_HUB = frozenset(
@@ -89,6 +91,15 @@ _OF_A_HUB = frozenset(
 """What tells a hub's directory, an older hub's too, from any other; `tmp` is in too many."""
 
 _log = logging.getLogger(__name__)
+
+
+@frozen(kw_only=True)
+class Quarantined:
+    """A file that was no message, why, and since when it lies where it does no harm."""
+
+    name: str
+    reason: str
+    at: datetime
 
 
 class FileSpool:
@@ -330,10 +341,16 @@ class FileSpool:
                 except FileNotFoundError:
                     return
                 break
-            reason = target.with_name(f"{target.name}.reason")
-            self._publish(reason, f"{fault}\n".encode())
-            _sync_directory(self._malformed)
+            # it may take the place of one: who moved the file back left that behind
+            self._replace(_reason_of(target), f"{fault}\n".encode())
             source.unlink(missing_ok=True)
+
+    def quarantined(self) -> Sequence[Quarantined]:
+        """What was no message, the latest first."""
+        with _reading(self._malformed):
+            paths = [path for path in self._malformed.iterdir() if path.suffix != _REASON]
+            found = [each for path in paths if (each := _quarantined(path)) is not None]
+        return sorted(found, key=lambda each: each.at, reverse=True)
 
     def _quarantine_places(self, key: str) -> Iterator[Path]:
         name = key
@@ -451,6 +468,26 @@ class FileSpool:
             for path in self._tmp.iterdir():
                 if self._clock.now() - _file_time(path.lstat()) > _STALE:
                     path.unlink(missing_ok=True)
+
+
+def _reason_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}{_REASON}")
+
+
+def _quarantined(path: Path) -> Quarantined | None:
+    """None where somebody has removed it just now."""
+    try:
+        opened = _open_regular(_reason_of(path))
+    except _NotRegular:  # none of ours
+        opened = None
+    if opened is not None:
+        data, status = opened
+        reason = data.decode("utf-8", "replace").strip()
+        return Quarantined(name=path.name, reason=reason, at=_file_time(status))
+    try:
+        return Quarantined(name=path.name, reason="nobody knows why", at=_file_time(path.lstat()))
+    except FileNotFoundError:
+        return None
 
 
 def is_message_name(name: str) -> bool:

@@ -24,7 +24,7 @@ import pytest
 from agenthub_adapters import jsonc
 from agenthub_adapters.clock import SystemClock
 from agenthub_adapters.spool import FileSpool
-from agenthub_core import Message, MessageType, Outcome, Settlement
+from agenthub_core import Malformed, Message, MessageType, Outcome, Settlement
 from testkit.daemon import Daemon
 from testkit.opencode import OpenCode, free_port
 
@@ -641,6 +641,33 @@ def test_the_doctor_tells_of_dead_letters_and_how_to_send_them_again(user: User)
     assert text.startswith("1 in the last day")
     assert "agenthub messages --dead" in text
     assert "agenthub retry" in text
+
+
+@pytest.mark.parametrize("days", [0, 2])
+def test_the_doctor_tells_of_what_was_no_message_and_for_a_day_that_it_is_to_be_mended(
+    user: User, days: int
+) -> None:
+    spool = FileSpool(user.hub, clock=SystemClock())
+    spool.prepare()
+    long_ago = datetime.now(UTC).timestamp() - 3600  # for one that is still being written
+    for name, text in (("older.json", "[]"), ("newer.json", '{"from": "writer"}')):
+        (spool.messages / name).write_text(text)
+        os.utime(spool.messages / name, (long_ago, long_ago))
+        reading = spool.read(name)
+        assert isinstance(reading, Malformed)
+        spool.quarantine(name, reading.fault)
+    for name, age in (("older.json", days + 1), ("newer.json", days)):
+        then = datetime.now(UTC).timestamp() - age * 86400
+        os.utime(spool.messages / "malformed" / f"{name}.reason", (then, then))
+
+    done = quick(user).types("doctor")
+
+    assert wrong(done.stdout) == ({"daemon"} if days else {"malformed", "daemon"})
+    text = report(done.stdout)["malformed"][1]
+    assert text.startswith(f"2 in {spool.messages}/malformed, the newest is newer.json: to: found")
+    assert text.endswith(
+        f"→ mend it and move it back to {spool.messages}, or delete it and its .reason"
+    ) == (days == 0)
 
 
 def test_the_doctor_reads_a_broken_configuration_to_the_user_but_not_the_keys_in_it(
