@@ -34,7 +34,8 @@ PERMISSION = f"{SERVER}_*"
 _TOOL = f"{SERVER}_send_message"  # without this one agents could not speak
 _VANISHED = "agent-hub-mcp"  # the package that was the server once, gone from the npm registry
 _SCHEMA = "https://opencode.ai/config.json"
-_FILES = ("opencode.jsonc", "opencode.json", "config.json")
+_ANYWHERE = ("opencode.jsonc", "opencode.json")  # also above a project, and in a .opencode there
+_FILES = (*_ANYWHERE, "config.json")  # in OpenCode's own directory
 
 _START_MILLISECONDS = 20_000
 """How long OpenCode waits for the server: it needs 1 s, but several windows may start at once on a
@@ -121,6 +122,20 @@ class OpenCodeConfig:
         present = [path for name in _FILES if (path := directory / name).exists()]
         ours = [path for path in present if _speaks_of_hub(path)]
         return next(iter(ours + present), directory / "opencode.json")
+
+    def check_reads(self, path: Path) -> None:
+        """Raise `Misconfigured` where OpenCode would never look at a file of that name."""
+        named = os.environ.get("OPENCODE_CONFIG")
+        if path.name in _ANYWHERE or (named and Path(named).resolve() == path.resolve()):
+            return
+        own = self._config_directory()
+        if path.name in _FILES and path.absolute().parent.resolve() == own.resolve():
+            return
+        raise Misconfigured(
+            f"OpenCode does not read {path}: it reads opencode.json and opencode.jsonc of a "
+            f"project, its .opencode and {own}, there config.json too, and the file that "
+            "OPENCODE_CONFIG names"
+        )
 
     def _config_directory(self) -> Path:
         for line in self._run("debug", "paths").splitlines():

@@ -49,6 +49,8 @@ def set_up(wish: Wish, settings: Settings) -> None:
     """Show the change, ask, make it, and let OpenCode check it. Raises `AgentHubError`."""
     # where a project's own file holds
     opencode = OpenCodeConfig(wish.file.absolute().parent if wish.file else Path.cwd())
+    if wish.file and not wish.remove:
+        opencode.check_reads(wish.file)
     path = wish.file or opencode.file()
     old = opencode_config.read(path)
     try:

@@ -355,6 +355,22 @@ def test_a_project_is_given_the_hub_for_itself_and_it_is_taken_back(
     assert "permission" not in merged
 
 
+def test_a_file_that_opencode_does_not_read_is_not_made_though_it_has_the_hub_from_another(
+    user: User, tmp_path: Path
+) -> None:
+    user.has("opencode.json", prepared())
+    path = tmp_path / "config.json"
+
+    done = quick(user).types("setup", "--yes", "--file", str(path))
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(
+        f"agenthub: OpenCode does not read {path}: it reads opencode.json"
+    )
+    assert f"{user.config}, there config.json too" in done.stderr
+    assert not path.exists()
+
+
 def test_what_another_program_wrote_while_the_user_was_asked_is_not_lost(user: User) -> None:
     path = user.has("opencode.json", PLAIN)
 
