@@ -15,7 +15,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,24 @@ class OpenCodeConfig:
             f"project, its .opencode and {own}, there config.json too, and the file that "
             "OPENCODE_CONFIG names"
         )
+
+    def speaking_of_hub(self) -> Sequence[Path]:
+        """The files with the hub's server, of those that are easily found; OpenCode names none."""
+        own = self._config_directory()
+        places = [own / name for name in _FILES]
+        if named := os.environ.get("OPENCODE_CONFIG"):
+            places.append(self._directory / named)
+        for directory in self._project():
+            for below in (directory, directory / ".opencode"):
+                places += [below / name for name in _ANYWHERE]
+        return [path for path in places if _speaks_of_hub(path)]
+
+    def _project(self) -> Iterator[Path]:
+        """Where OpenCode looks for a project's files: up to the root of the repository."""
+        for directory in (self._directory, *self._directory.parents):
+            yield directory
+            if (directory / ".git").exists():
+                return
 
     def _config_directory(self) -> Path:
         for line in self._run("debug", "paths").splitlines():

@@ -9,6 +9,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -388,16 +389,42 @@ def test_a_file_that_is_not_there_has_no_hub_to_remove(user: User) -> None:
     assert done.stdout == f"{user.config}/opencode.json needs no change.\n"
 
 
-def test_what_another_file_still_says_is_told_when_the_hub_is_removed(user: User) -> None:
-    user.has("opencode.json", PLAIN)
-    elsewhere = user.home / "elsewhere.json"
-    elsewhere.write_text(json.dumps(PREPARED))
-    user.env["OPENCODE_CONFIG"] = str(elsewhere)
+@pytest.mark.parametrize(
+    "name",
+    [".config/opencode/opencode.json", "named.json", "my project/.opencode/opencode.json"],
+    ids=["the user's", "OPENCODE_CONFIG", "the project's"],
+)
+def test_which_file_still_has_the_hub_and_how_it_goes_from_there_is_told_when_it_is_removed(
+    user: User, name: str
+) -> None:
+    user.env["OPENCODE_CONFIG"] = str(user.home / "named.json")
+    still = user.home / name
+    still.parent.mkdir(parents=True, exist_ok=True)
+    still.write_text(json.dumps(PREPARED))
+    path = user.home / "my project" / "src" / "opencode.json"
+    path.parent.mkdir(parents=True)
+
+    done = user.types("setup", "--remove", "--yes", "--file", str(path))
+
+    assert done.returncode == 1
+    sentence, _, command = done.stderr.strip().partition(". Run: ")
+    assert sentence == f"agenthub: OpenCode still has agent-hub, from {still}"
+
+    program, *asked = shlex.split(command)
+    assert program == "agenthub"
+    assert user.types(*asked, "--yes").returncode == 0
+    assert "mcp" not in user.merged(path.parent)
+
+
+def test_that_the_hub_is_from_a_file_of_which_nobody_knows_is_told_when_it_is_removed(
+    user: User,
+) -> None:
+    user.env["OPENCODE_CONFIG_CONTENT"] = json.dumps(PREPARED)
 
     done = user.types("setup", "--remove", "--yes")
 
     assert done.returncode == 1
-    assert "still has agent-hub, from another configuration file (OPENCODE_CONFIG" in done.stderr
+    assert "still has agent-hub, from another configuration file: name it" in done.stderr
 
 
 def test_a_file_that_cannot_be_parsed_is_left_alone_and_the_lines_to_add_are_shown(
