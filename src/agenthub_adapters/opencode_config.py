@@ -15,7 +15,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,8 @@ PERMISSION = f"{SERVER}_*"
 _TOOL = f"{SERVER}_send_message"  # without this one agents could not speak
 _VANISHED = "agent-hub-mcp"  # the package that was the server once, gone from the npm registry
 _SCHEMA = "https://opencode.ai/config.json"
-_FILES = ("opencode.jsonc", "opencode.json", "config.json")
+_ANYWHERE = ("opencode.jsonc", "opencode.json")  # also above a project, and in a .opencode there
+_FILES = (*_ANYWHERE, "config.json")  # in OpenCode's own directory
 
 _START_MILLISECONDS = 20_000
 """How long OpenCode waits for the server: it needs 1 s, but several windows may start at once on a
@@ -121,6 +122,38 @@ class OpenCodeConfig:
         present = [path for name in _FILES if (path := directory / name).exists()]
         ours = [path for path in present if _speaks_of_hub(path)]
         return next(iter(ours + present), directory / "opencode.json")
+
+    def check_reads(self, path: Path) -> None:
+        """Raise `Misconfigured` where OpenCode would never look at a file of that name."""
+        named = os.environ.get("OPENCODE_CONFIG")
+        if path.name in _ANYWHERE or (named and Path(named).resolve() == path.resolve()):
+            return
+        own = self._config_directory()
+        if path.name in _FILES and path.absolute().parent.resolve() == own.resolve():
+            return
+        raise Misconfigured(
+            f"OpenCode does not read {path}: it reads opencode.json and opencode.jsonc of a "
+            f"project, its .opencode and {own}, there config.json too, and the file that "
+            "OPENCODE_CONFIG names"
+        )
+
+    def speaking_of_hub(self) -> Sequence[Path]:
+        """The files with the hub's server, of those that are easily found; OpenCode names none."""
+        own = self._config_directory()
+        places = [own / name for name in _FILES]
+        if named := os.environ.get("OPENCODE_CONFIG"):
+            places.append(self._directory / named)
+        for directory in self._project():
+            for below in (directory, directory / ".opencode"):
+                places += [below / name for name in _ANYWHERE]
+        return [path for path in places if _speaks_of_hub(path)]
+
+    def _project(self) -> Iterator[Path]:
+        """Where OpenCode looks for a project's files: up to the root of the repository."""
+        for directory in (self._directory, *self._directory.parents):
+            yield directory
+            if (directory / ".git").exists():
+                return
 
     def _config_directory(self) -> Path:
         for line in self._run("debug", "paths").splitlines():

@@ -12,15 +12,14 @@ A message's key is the name of its file. Nothing that others wrote becomes a pat
 found to be an identifier. A file leaves `messages/` by `unlink` only: whoever watches that
 directory with watchdog is held up for half a second by a file that is renamed out of it.
 
-How the files look is the codec's business, how they are written that of `files`, the archive that
-of `archive`; who is told about changes, the watcher's.
+How the files look is the codec's business, how they are written that of `files`; what lies in the
+archive and in quarantine has rooms of its own. Who is told about changes is the watcher's business.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import itertools
 import logging
 import os
 import time
@@ -33,6 +32,7 @@ from attrs import evolve
 
 from agenthub_adapters import codec, files
 from agenthub_adapters.archive import Archive
+from agenthub_adapters.quarantine import Quarantine
 from agenthub_core import (
     Agent,
     Clock,
@@ -50,7 +50,7 @@ from agenthub_core import (
     Unfinished,
     Unreadable,
 )
-from agenthub_core.model import fingerprint, is_identifier
+from agenthub_core.model import is_identifier
 
 _GRACE = timedelta(seconds=2)
 """How long after its last change a file that is no message may yet become one: writers of a few
@@ -60,8 +60,6 @@ _STALE = timedelta(hours=1)
 """After this a file in `tmp/` was left behind by a crash; no writer takes that long."""
 
 _LOCK_PAUSES = (0.01,) * 20  # seconds; looking at the lock takes microseconds
-
-_NAME_LENGTH = 240  # bytes of a file's name: below the usual limit of 255, with room for .reason
 
 _OF_A_HUB = frozenset(
     (
@@ -91,11 +89,11 @@ class FileSpool:
         self.messages = root / "messages"
         self._clock = clock
         self.archive = self.messages / "archive"
-        self._malformed = self.messages / "malformed"
         self._agents = root / "agents"
         self._sessions = root / "session_agents.json"
         self._files = files.DurableFiles(root / "tmp")
         self._archive = Archive(self.archive, self._files)
+        self.malformed = Quarantine(self.messages / "malformed", self._files)
 
     def prepare(self) -> None:
         """Make the directories that are not there, for this user only.
@@ -109,7 +107,13 @@ class FileSpool:
                     f"{self.root} holds other things, and no hub: set AGENT_HUB_DIR to a directory "
                     "of the hub's own"
                 )
-            below = (self.messages, self.archive, self._malformed, self._agents, self._files.tmp)
+            below = (
+                self.messages,
+                self.archive,
+                self.malformed.directory,
+                self._agents,
+                self._files.tmp,
+            )
             for directory in (self.root, *below):
                 directory.mkdir(parents=True, exist_ok=True, mode=0o700)
                 directory.chmod(0o700)  # an older hub may have let others in
@@ -247,30 +251,9 @@ class FileSpool:
 
     def quarantine(self, key: str, fault: Fault) -> None:
         source = self.messages / key
-        with files.writing(self._malformed):
-            if not isinstance(self.read(key), Malformed):
-                return
-            for target in self._quarantine_places(key):
-                try:
-                    os.link(source, target, follow_symlinks=False)
-                except FileExistsError:
-                    if not os.path.samestat(source.stat(), target.stat()):
-                        continue
-                except FileNotFoundError:
-                    return
-                break
-            reason = target.with_name(f"{target.name}.reason")
-            self._files.publish(reason, f"{fault}\n".encode())
-            files.sync_directory(self._malformed)
-            source.unlink(missing_ok=True)
-
-    def _quarantine_places(self, key: str) -> Iterator[Path]:
-        name = key
-        if len(os.fsencode(key)) > _NAME_LENGTH:
-            name = f"{fingerprint(ascii(key))}.json"
-        yield self._malformed / name
-        for number in itertools.count(2):
-            yield self._malformed / f"{name.removesuffix('.json')}.{number}.json"
+        with files.writing(self.malformed.directory):
+            if isinstance(self.read(key), Malformed):
+                self.malformed.take(source, fault)
 
     # -------------------------------------------------------------------------------- agents
 

@@ -17,8 +17,10 @@ import attrs
 from attrs import frozen
 
 from agenthub_adapters import opencode_config
+from agenthub_adapters.clock import SystemClock
 from agenthub_adapters.opencode_config import OpenCodeConfig
 from agenthub_adapters.opencode_server import OpenCodeServer
+from agenthub_adapters.spool import FileSpool
 from agenthub_adapters.watcher import Watcher
 from agenthub_cli import display
 from agenthub_cli.compose import gateway
@@ -167,9 +169,28 @@ def _daemon(settings: Settings) -> Iterator[Finding]:
     )
 
 
+def _malformed(settings: Settings) -> Iterator[Finding]:
+    spool = FileSpool(settings.directory, clock=SystemClock())
+    found = spool.malformed.held()
+    recent = found and datetime.now(UTC) - found[0].at < timedelta(days=1)
+    newest = f", the newest is {found[0].name}: {found[0].reason}" if found else ""
+    yield Finding(
+        name="malformed",
+        well=not recent,
+        text=f"{len(found)} in {spool.messages}/malformed{newest}",
+        mend=f"mend it and move it back to {spool.messages}, or delete it and its .reason",
+    )
+
+
 TRACKS: tuple[dict[str, Check], ...] = (
     {"python": _python, "port": _server},
-    {"directory": _directory, "file events": _file_events, "clock": _clock, "daemon": _daemon},
+    {
+        "directory": _directory,
+        "file events": _file_events,
+        "clock": _clock,
+        "daemon": _daemon,
+        "malformed": _malformed,
+    },
     {"opencode": _opencode},
 )
 """Checks by name. Those of one track go in order, the tracks side by side: OpenCode takes seconds

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import shlex
 import sys
 from pathlib import Path
 
@@ -49,6 +50,8 @@ def set_up(wish: Wish, settings: Settings) -> None:
     """Show the change, ask, make it, and let OpenCode check it. Raises `AgentHubError`."""
     # where a project's own file holds
     opencode = OpenCodeConfig(wish.file.absolute().parent if wish.file else Path.cwd())
+    if wish.file and not wish.remove:
+        opencode.check_reads(wish.file)
     path = wish.file or opencode.file()
     old = opencode_config.read(path)
     try:
@@ -150,8 +153,10 @@ def _check(opencode: OpenCodeConfig, path: Path) -> None:
 
 
 def _check_gone(opencode: OpenCodeConfig) -> None:
-    if opencode_config.SERVER in opencode.merged().get("mcp", {}):
-        raise Misconfigured(
-            f"OpenCode still has {opencode_config.SERVER}, from another configuration file "
-            "(OPENCODE_CONFIG, or an opencode.json of this project): name it with --file"
-        )
+    if opencode_config.SERVER not in opencode.merged().get("mcp", {}):
+        return
+    still = f"OpenCode still has {opencode_config.SERVER}, from"
+    for path in opencode.speaking_of_hub():
+        where = shlex.quote(str(path))
+        raise Misconfigured(f"{still} {path}. Run: agenthub setup --remove --file {where}")
+    raise Misconfigured(f"{still} another configuration file: name it with --file")

@@ -230,6 +230,43 @@ def test_where_there_is_no_file_yet_one_is_to_be_made_where_opencode_looks(home:
     assert OpenCodeConfig(home).file() == home / ".config" / "opencode" / "opencode.json"
 
 
+NAMED = "dotfiles/oc.json"  # in OPENCODE_CONFIG
+
+
+@pytest.mark.parametrize(
+    ("name", "is_read"),
+    [
+        ("project/opencode.json", True),
+        ("project/opencode.jsonc", True),
+        ("project/.opencode/opencode.json", True),
+        (".config/opencode/config.json", True),
+        (NAMED, True),
+        ("project/config.json", False),
+        ("project/.opencode.json", False),
+        ("project/.opencode/config.json", False),
+        (".config/opencode/oc.json", False),
+    ],
+)
+def test_a_file_that_opencode_does_not_read_is_told_by_its_name(
+    name: str, is_read: bool, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENCODE_CONFIG", str(home / NAMED))
+    path = home / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(with_hub("{}", COMMAND, {}))
+    (home / "project").mkdir(exist_ok=True)
+    config = OpenCodeConfig(home / "project")
+
+    assert (SERVER in config.merged().get("mcp", {})) == is_read
+    expected = contextlib.nullcontext() if is_read else pytest.raises(Misconfigured)
+    with expected as raised:
+        config.check_reads(path)
+    if raised is not None:
+        assert str(raised.value).startswith(
+            f"OpenCode does not read {path}: it reads opencode.json"
+        )
+
+
 def test_a_file_that_opencode_cannot_read_is_told_in_its_own_words_without_the_keys_in_it(
     home: Path,
 ) -> None:

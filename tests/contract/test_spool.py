@@ -625,6 +625,45 @@ def test_what_was_put_aside_is_never_overwritten(spool: FileSpool, clock: Manual
     assert all((aside / f"{name}.reason").exists() for name in names)
 
 
+def put_aside(spool: FileSpool, clock: ManualClock, name: str, data: bytes) -> None:
+    write(spool.messages / name, data, at=clock.now())
+    clock.advance(GRACE)
+    reading = spool.read(name)
+    assert isinstance(reading, Malformed)
+    spool.quarantine(name, reading.fault)
+
+
+def test_what_was_put_aside_is_told_the_latest_first(spool: FileSpool, clock: ManualClock) -> None:
+    aside = spool.messages / "malformed"
+    for age, name in enumerate(("new.json", "old.json")):
+        put_aside(spool, clock, name, b"[]")
+        then = NOON.timestamp() - age
+        os.utime(aside / f"{name}.reason", (then, then))
+    write(aside / "mine.json", b"[]", at=NOON - HOUR)  # without a reason
+    a_dangling_link(aside / "mine.json.reason")
+
+    found = [(each.name, each.at, each.reason) for each in spool.malformed.held()]
+
+    reason = (aside / "new.json.reason").read_text().strip()
+    assert found == [
+        ("new.json", NOON, reason),
+        ("old.json", NOON - timedelta(seconds=1), reason),
+        ("mine.json", NOON - HOUR, "nobody knows why"),
+    ]
+
+
+def test_the_reason_is_the_new_one_of_a_file_that_was_moved_back_and_is_still_no_message(
+    spool: FileSpool, clock: ManualClock
+) -> None:
+    put_aside(spool, clock, "m1.json", b"[]")
+    (spool.messages / "malformed" / "m1.json").rename(spool.messages / "m1.json")
+
+    put_aside(spool, clock, "m1.json", b'{"from": "alice"}')
+
+    (found,) = spool.malformed.held()
+    assert found.reason.startswith("to: found")
+
+
 def a_link(path: Path) -> None:
     elsewhere = path.parent.parent / "elsewhere.json"
     elsewhere.write_bytes(document())

@@ -9,6 +9,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -24,7 +25,7 @@ import pytest
 from agenthub_adapters import jsonc
 from agenthub_adapters.clock import SystemClock
 from agenthub_adapters.spool import FileSpool
-from agenthub_core import Message, MessageType, Outcome, Settlement
+from agenthub_core import Malformed, Message, MessageType, Outcome, Settlement
 from testkit.daemon import Daemon
 from testkit.opencode import OpenCode, free_port
 
@@ -355,6 +356,22 @@ def test_a_project_is_given_the_hub_for_itself_and_it_is_taken_back(
     assert "permission" not in merged
 
 
+def test_a_file_that_opencode_does_not_read_is_not_made_though_it_has_the_hub_from_another(
+    user: User, tmp_path: Path
+) -> None:
+    user.has("opencode.json", prepared())
+    path = tmp_path / "config.json"
+
+    done = quick(user).types("setup", "--yes", "--file", str(path))
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(
+        f"agenthub: OpenCode does not read {path}: it reads opencode.json"
+    )
+    assert f"{user.config}, there config.json too" in done.stderr
+    assert not path.exists()
+
+
 def test_what_another_program_wrote_while_the_user_was_asked_is_not_lost(user: User) -> None:
     path = user.has("opencode.json", PLAIN)
 
@@ -372,16 +389,42 @@ def test_a_file_that_is_not_there_has_no_hub_to_remove(user: User) -> None:
     assert done.stdout == f"{user.config}/opencode.json needs no change.\n"
 
 
-def test_what_another_file_still_says_is_told_when_the_hub_is_removed(user: User) -> None:
-    user.has("opencode.json", PLAIN)
-    elsewhere = user.home / "elsewhere.json"
-    elsewhere.write_text(json.dumps(PREPARED))
-    user.env["OPENCODE_CONFIG"] = str(elsewhere)
+@pytest.mark.parametrize(
+    "name",
+    [".config/opencode/opencode.json", "named.json", "my project/.opencode/opencode.json"],
+    ids=["the user's", "OPENCODE_CONFIG", "the project's"],
+)
+def test_which_file_still_has_the_hub_and_how_it_goes_from_there_is_told_when_it_is_removed(
+    user: User, name: str
+) -> None:
+    user.env["OPENCODE_CONFIG"] = str(user.home / "named.json")
+    still = user.home / name
+    still.parent.mkdir(parents=True, exist_ok=True)
+    still.write_text(json.dumps(PREPARED))
+    path = user.home / "my project" / "src" / "opencode.json"
+    path.parent.mkdir(parents=True)
+
+    done = user.types("setup", "--remove", "--yes", "--file", str(path))
+
+    assert done.returncode == 1
+    sentence, _, command = done.stderr.strip().partition(". Run: ")
+    assert sentence == f"agenthub: OpenCode still has agent-hub, from {still}"
+
+    program, *asked = shlex.split(command)
+    assert program == "agenthub"
+    assert user.types(*asked, "--yes").returncode == 0
+    assert "mcp" not in user.merged(path.parent)
+
+
+def test_that_the_hub_is_from_a_file_of_which_nobody_knows_is_told_when_it_is_removed(
+    user: User,
+) -> None:
+    user.env["OPENCODE_CONFIG_CONTENT"] = json.dumps(PREPARED)
 
     done = user.types("setup", "--remove", "--yes")
 
     assert done.returncode == 1
-    assert "still has agent-hub, from another configuration file (OPENCODE_CONFIG" in done.stderr
+    assert "still has agent-hub, from another configuration file: name it" in done.stderr
 
 
 def test_a_file_that_cannot_be_parsed_is_left_alone_and_the_lines_to_add_are_shown(
@@ -641,6 +684,33 @@ def test_the_doctor_tells_of_dead_letters_and_how_to_send_them_again(user: User)
     assert text.startswith("1 in the last day")
     assert "agenthub messages --dead" in text
     assert "agenthub retry" in text
+
+
+@pytest.mark.parametrize("days", [0, 2])
+def test_the_doctor_tells_of_what_was_no_message_and_for_a_day_that_it_is_to_be_mended(
+    user: User, days: int
+) -> None:
+    spool = FileSpool(user.hub, clock=SystemClock())
+    spool.prepare()
+    long_ago = datetime.now(UTC).timestamp() - 3600  # for one that is still being written
+    for name, text in (("older.json", "[]"), ("newer.json", '{"from": "writer"}')):
+        (spool.messages / name).write_text(text)
+        os.utime(spool.messages / name, (long_ago, long_ago))
+        reading = spool.read(name)
+        assert isinstance(reading, Malformed)
+        spool.quarantine(name, reading.fault)
+    for name, age in (("older.json", days + 1), ("newer.json", days)):
+        then = datetime.now(UTC).timestamp() - age * 86400
+        os.utime(spool.messages / "malformed" / f"{name}.reason", (then, then))
+
+    done = quick(user).types("doctor")
+
+    assert wrong(done.stdout) == ({"daemon"} if days else {"malformed", "daemon"})
+    text = report(done.stdout)["malformed"][1]
+    assert text.startswith(f"2 in {spool.messages}/malformed, the newest is newer.json: to: found")
+    assert text.endswith(
+        f"→ mend it and move it back to {spool.messages}, or delete it and its .reason"
+    ) == (days == 0)
 
 
 def test_the_doctor_reads_a_broken_configuration_to_the_user_but_not_the_keys_in_it(
