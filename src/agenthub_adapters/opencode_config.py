@@ -50,6 +50,16 @@ _INPUT = re.compile(r"^--- JSONC Input ---$.*?(?=^--- Errors ---$)", re.DOTALL |
 _QUOTED = re.compile(r"^ +Line \d+:.*\n?(?:^ *\^ *$\n?)?", re.MULTILINE)
 """The line that it stumbled over, and a mark below; where it is stands in the line before."""
 
+_NAME = r"[\w-]*(?:key|token|secret|passw|credential|authorization)[\w-]*"
+_SECRETS = (
+    # "apiKey": "…", and in a command "--api-key", "…"
+    re.compile(rf'({_NAME}"\s*[:,]\s*")(?:[^"\\]|\\.)*(?="(?!\s*:))', re.IGNORECASE),
+    # in a word, an address or a comment: --api-key=…, ?token=…, Authorization: Bearer …
+    re.compile(rf'({_NAME}[ \t]*[=:][ \t]*(?:(?:bearer|basic) )?)[^"&,\s]+', re.IGNORECASE),
+    # https://me:…@host
+    re.compile(r'(://[^/:@\s"]*:)[^/@\s"]+(?=@)'),
+)
+
 _LISTED = re.compile(rf"([✓✗○⚠])\s+{re.escape(SERVER)}\s+(\S.*)")
 
 
@@ -257,6 +267,13 @@ def without_hub(text: str) -> str:
                 text = jsonc.remove(text, (section, name) if len(found) > 1 else (section,))
     except jsonc.JsoncError as error:
         raise Misconfigured(str(error)) from error
+    return text
+
+
+def without_secrets(text: str) -> str:
+    """A configuration file's text for others' eyes, line by line: keys and passwords left out."""
+    for secret in _SECRETS:
+        text = secret.sub(r"\1…", text)
     return text
 
 

@@ -165,7 +165,7 @@ def _daemon(settings: Settings) -> Iterator[Finding]:
         name="dead letters",
         well=status.dead == 0,
         text=f"{status.dead} in the last day",
-        mend="agenthub messages --dead shows them, agenthub retry ID sends one again",
+        mend="agenthub messages --dead shows them; agenthub retry ID, or agenthub discard ID",
     )
 
 

@@ -118,7 +118,8 @@ def lines_to_add(settings: Settings) -> list[str]:
 def _show(path: Path, old: str, new: str) -> None:
     display.say(f"{path}:" if old else f"{path} (new):")
     display.say()
-    before, after = old.splitlines(), new.splitlines()
+    # who shows this to others, or asks them for help, need not give his keys away
+    before, after = (opencode_config.without_secrets(text).splitlines() for text in (old, new))
     for line in list(difflib.unified_diff(before, after, lineterm="", n=2))[2:]:
         if line.startswith("@@"):
             continue

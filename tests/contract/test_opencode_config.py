@@ -36,6 +36,7 @@ from agenthub_adapters.opencode_config import (
     read,
     with_hub,
     without_hub,
+    without_secrets,
     write,
 )
 from agenthub_core import Misconfigured
@@ -486,6 +487,37 @@ def test_a_text_that_is_no_configuration_is_refused(text: str) -> None:
 def test_a_text_that_cannot_be_read_is_refused_when_the_hub_is_to_go_too() -> None:
     with pytest.raises(Misconfigured, match="line 1, column"):
         without_hub("{")
+
+
+@pytest.mark.parametrize(
+    ("line", "shown"),
+    [
+        ('"apiKey": "s3cret",', '"apiKey": "…",'),
+        (r'"api_key" : "s3\"cret"', '"api_key" : "…"'),
+        ('"env": {"GITHUB_TOKEN": "s3cret"}, "a": 1', '"env": {"GITHUB_TOKEN": "…"}, "a": 1'),
+        ('"headers": {"Authorization": "Bearer s3cret"}', '"headers": {"Authorization": "…"}'),
+        ('"clientSecret": "s3cret", "b": "c"', '"clientSecret": "…", "b": "c"'),
+        ('"PASSWORD": "s3cret"', '"PASSWORD": "…"'),
+        ('"apiKey":\n  "s3cret",\n"b": "c"', '"apiKey":\n  "…",\n"b": "c"'),
+        ('["npx", "--api-key", "s3cret", "-y"]', '["npx", "--api-key", "…", "-y"]'),
+        ('["npx", "--api-key=s3cret", "-y"]', '["npx", "--api-key=…", "-y"]'),
+        ('["-H", "Authorization: Bearer s3cret"]', '["-H", "Authorization: Bearer …"]'),
+        ('"url": "https://a.b/mcp?apiKey=s3cret&x=y"', '"url": "https://a.b/mcp?apiKey=…&x=y"'),
+        ('"url": "https://me:s3cret@a.b/mcp"', '"url": "https://me:…@a.b/mcp"'),
+        ('// "token": "s3cret"', '// "token": "…"'),
+        ("// token: s3cret", "// token: …"),
+        ('"a": "token", "b": "c"', '"a": "token", "b": "c"'),
+        ('"maxTokens": 100, "keybinds": {"x": "y"}', '"maxTokens": 100, "keybinds": {"x": "y"}'),
+    ],
+)
+def test_keys_and_passwords_are_not_shown(line: str, shown: str) -> None:
+    assert without_secrets(line) == shown
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_what_is_no_key_is_shown_as_it_is(text: str) -> None:
+    with_it = with_hub(text, COMMAND, {"AGENT_HUB_DIR": "/hub"})
+    assert without_secrets(with_it) == with_it
 
 
 # ----------------------------------------------------------------------------------------- the file

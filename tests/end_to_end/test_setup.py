@@ -125,7 +125,7 @@ class User:
     def answers(
         self, answer: str, *arguments: str, first: Callable[[], object] = lambda: None
     ) -> tuple[int, str]:
-        """Run agenthub on a terminal, and give that answer; its status, and what was seen."""
+        """Run agenthub on a terminal, and answer; its status, and what was seen but for colours."""
         terminal, its_end = pty.openpty()
         process = subprocess.Popen(
             [*AGENTHUB, *arguments],
@@ -146,7 +146,7 @@ class User:
                         first()
                         os.write(terminal, answer.encode() + b"\n")
                         answer = ""
-            return process.wait(PATIENCE), seen.decode()
+            return process.wait(PATIENCE), re.sub(r"\x1b\[[0-9;]*m", "", seen.decode())
         finally:
             process.kill()
             process.wait()
@@ -319,6 +319,20 @@ def test_what_nobody_agreed_to_is_not_done(user: User, arguments: list[str], sta
     if status == 2:
         assert done.stderr == ("agenthub: there is nobody to ask: add --yes to make this change\n")
     assert user.files() == {"opencode.json": PLAIN.encode()}
+
+
+def test_the_keys_that_stand_beside_the_change_are_not_shown_and_stay_in_the_file(
+    user: User,
+) -> None:
+    provider = {"provider": {"mine": {"apiKey": "s3cret"}}}
+    path = user.has("opencode.json", json.dumps(provider, indent=2))
+
+    done = quick(user).types("setup", "--yes")
+
+    assert done.returncode == 0
+    assert '"apiKey": "…"' in done.stdout
+    assert "s3cret" not in done.stdout
+    assert json.loads(path.read_text())["provider"] == provider["provider"]
 
 
 def test_at_a_terminal_it_asks_and_takes_no_for_an_answer(user: User) -> None:
