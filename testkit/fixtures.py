@@ -75,10 +75,10 @@ def project(tmp_path: Path) -> Callable[[str], Path]:
 
 @pytest.fixture
 def open_window(opencode: OpenCode) -> Iterator[Callable[..., Window]]:
-    """Open a window in a directory, with OpenCode's own arguments; it closes with the test."""
+    """Open a window in a directory, with arguments of `Window`; it closes with the test."""
     if shutil.which("tmux") is None:
         _missing("tmux")
     with contextlib.ExitStack() as stack:
-        yield lambda directory, *arguments: stack.enter_context(
-            Window(opencode, directory, *arguments)
+        yield lambda directory, *arguments, **options: stack.enter_context(
+            Window(opencode, directory, *arguments, **options)
         )

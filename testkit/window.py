@@ -16,6 +16,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -29,9 +30,18 @@ COLUMNS, ROWS = 120, 36
 class Window:
     """`opencode` in a directory, opened by `open` or `with`."""
 
-    def __init__(self, opencode: OpenCode, directory: Path, *arguments: str) -> None:
-        """`arguments` are OpenCode's own, such as `"--session", session_id`."""
+    def __init__(
+        self,
+        opencode: OpenCode,
+        directory: Path,
+        *arguments: str,
+        program: Sequence[str | Path] = (),
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        """`arguments` are OpenCode's own, such as `"--session", session_id`, or the `program`'s."""
         self._opencode = opencode
+        self._program = list(map(str, program or [opencode.binary]))
+        self._env = dict(opencode.env if env is None else env)
         self.directory = directory
         self._arguments = arguments
         self._pid: int | None = None
@@ -43,7 +53,8 @@ class Window:
         self._tmux(
             *("-f", "/dev/null"),  # not the user's own configuration
             *("new-session", "-d", "-x", str(COLUMNS), "-y", str(ROWS), "-c", str(self.directory)),
-            *(str(self._opencode.binary), *self._arguments),
+            *self._program,
+            *self._arguments,
             *(";", "set-option", "remain-on-exit", "on"),  # the last screen tells why it ended
         )
         self._pid = int(self._tmux("display-message", "-p", "#{pane_pid}"))
@@ -108,7 +119,7 @@ class Window:
     def _tmux(self, *arguments: str) -> str:
         return subprocess.run(
             ["tmux", "-S", str(self._socket), *arguments],
-            env=self._opencode.env,
+            env=self._env,
             check=True,
             capture_output=True,
             text=True,

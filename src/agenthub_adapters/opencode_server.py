@@ -2,7 +2,8 @@
 
 A server that somebody else started is used and left running. One that the hub starts asks for a
 password that only this user can read (`server.json`), writes its output to `opencode.log`, and ends
-with the hub; if the hub is killed, the next one finds it by `server.json` and takes it over.
+with the hub; if the hub is killed, the next one finds it by `server.json` and takes it over. When
+to bring back one that has died is `supervisor`'s business.
 
 Speaks no more of OpenCode's API than its health; sessions and prompts are `opencode`'s business.
 """
@@ -21,7 +22,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, NoReturn, TypeVar
 
 import httpx
 from attrs import evolve, field, frozen
@@ -88,6 +89,25 @@ class OpenCodeServer:
         is no OpenCode to start, or it does not come up before `given_up` says that nobody waits.
         """
         self._server = self._find(given_up) or self._start(given_up)
+        return self._server
+
+    def has_ended(self) -> bool:
+        """Whether the server is the hub's own, and its process is no more."""
+        server = self._server
+        return server is not None and server.pid is not None and not self._runs(server.pid)
+
+    def restart(self, given_up: Callable[[], bool] = lambda: False) -> Server:
+        """The server in place of one that has ended: who knew its password need learn no other.
+
+        Raises `ServerError` as `ensure` does; then it may be tried again.
+        """
+        ended = self._server
+        password = None if ended is None else ended.password
+        try:
+            self._server = self._find(given_up) or self._start(given_up, password)
+        except ServerError:
+            self._server = ended
+            raise
         return self._server
 
     def look(self) -> Server | None:
@@ -191,7 +211,7 @@ class OpenCodeServer:
 
     # ------------------------------------------------------------------------------ starting
 
-    def _start(self, given_up: Callable[[], bool]) -> Server:
+    def _start(self, given_up: Callable[[], bool], password: str | None = None) -> Server:
         binary = shutil.which("opencode")
         if binary is None:
             raise ServerError(
@@ -200,7 +220,7 @@ class OpenCodeServer:
             )
         starting = {"topic": "opencode.starting"}
         _log.info("starting OpenCode on port %d", self._port, extra=starting)
-        password = self._password or secrets.token_urlsafe(24)
+        password = password or self._password or secrets.token_urlsafe(24)
         with _private(self._log, append=True) as log:
             said_before = os.fstat(log.fileno()).st_size
             try:
@@ -268,6 +288,27 @@ class OpenCodeServer:
                 if self._has_ended(pid):
                     return
                 time.sleep(_PAUSE_SECONDS)
+
+
+def attach(server: Server, directory: Path, session_id: str | None = None) -> NoReturn:
+    """Become a window on the server, in a directory or on a session: this process is no more.
+
+    The password goes through the environment: a command line is for everybody to see. Raises
+    `ServerError`.
+    """
+    binary = shutil.which("opencode")
+    if binary is None:
+        raise ServerError(
+            "there is no opencode on PATH: install it with `npm install -g opencode-ai`"
+        )
+    words = [binary, "attach", server.url, "--dir", str(directory)]
+    if session_id is not None:
+        words += ["--session", session_id]
+    secret = {} if server.password is None else {"OPENCODE_SERVER_PASSWORD": server.password}
+    try:
+        os.execve(binary, words, os.environ | secret)  # noqa: S606  # found on the user's own PATH
+    except OSError as error:
+        raise ServerError(f"{binary} cannot be started: {error.strerror}") from error
 
 
 def _structure(data: bytes, kind: type[T]) -> T:

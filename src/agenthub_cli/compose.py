@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterator
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from agenthub_adapters.clock import SystemClock
 from agenthub_adapters.spool import FileSpool
@@ -29,6 +30,7 @@ from agenthub_core import (
     Outcome,
     Policy,
     Query,
+    RequestRefused,
     ServerError,
     StoreUnwritable,
 )
@@ -125,11 +127,33 @@ def _new_message_id() -> str:
 _ID_ALPHABET = string.ascii_lowercase + string.digits
 
 
+def open_window(settings: Settings, directory: Path, agent: str | None) -> NoReturn:
+    """Become an OpenCode window on the hub's server. Raises `AgentHubError`."""
+    from agenthub_adapters.opencode_server import OpenCodeServer, attach
+
+    session_id = None
+    if agent is not None:
+        known = gateway(settings).agent(agent)
+        if known.session_id is None:
+            raise RequestRefused(f"the agent {agent} has no session to open")
+        session_id, directory = known.session_id, Path(known.directory)
+    server = OpenCodeServer(
+        settings.opencode_port, root=settings.directory, password=settings.opencode_password or None
+    ).look()
+    if server is None:
+        raise ServerError(
+            f"no OpenCode server answers on port {settings.opencode_port}: start the hub, which "
+            "has one, with `agenthub daemon`"
+        )
+    attach(server, directory, session_id)
+
+
 def run_daemon(settings: Settings) -> None:
     """Deliver messages until SIGTERM or SIGINT. Raises `AgentHubError` where it cannot begin."""
     from agenthub_adapters.metrics import Metrics
     from agenthub_adapters.opencode import OpenCodeRelay
     from agenthub_adapters.opencode_server import OpenCodeServer
+    from agenthub_adapters.supervisor import Supervisor
     from agenthub_adapters.watcher import Watcher
     from agenthub_adapters.workers import Workers
     from agenthub_cli.setup import preflight
@@ -178,7 +202,7 @@ def run_daemon(settings: Settings) -> None:
             )
             if stop.asked():
                 return
-            with Watcher(spool.messages, hub.hint):
+            with Supervisor(server, backoff=policy.backoff), Watcher(spool.messages, hub.hint):
                 watching = {"topic": "daemon.watching"}
                 _log.info("watching %s; Ctrl-C ends it", spool.messages, extra=watching)
                 hub.run()

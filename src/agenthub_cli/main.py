@@ -104,6 +104,36 @@ def daemon(
         run_daemon(settings)
 
 
+_OPEN_EXAMPLES = """
+Examples:
+
+  agenthub open                       in this directory
+
+  agenthub open ~/web
+
+  agenthub open --agent jolly-comet   on that agent's session
+"""
+
+
+@app.command("open", epilog=_OPEN_EXAMPLES)
+def open_window(
+    directory: Annotated[
+        Path,
+        typer.Argument(
+            help="Where to work.", metavar="DIR", exists=True, file_okay=False, show_default=False
+        ),
+    ] = Path(),
+    agent: Annotated[
+        str | None, typer.Option(help="Go on with this agent's session, in its directory.")
+    ] = None,
+) -> None:
+    """Open OpenCode on the hub's server, where messages show as they arrive."""
+    with reporting():
+        from agenthub_cli import compose  # --help needs none of it
+
+        compose.open_window(read_settings(), directory.resolve(), agent)
+
+
 _MCP_EPILOG = """
 An MCP client starts it by itself. OpenCode: agenthub setup
 

@@ -145,6 +145,16 @@ class Gateway:
         ]
         return sorted(known, key=lambda each: (each.presence is Presence.AWAY, each.agent.id))
 
+    def agent(self, name: str) -> Agent:
+        """Who has that name. Raises `RequestRefused` where nobody has."""
+        known = {agent.id: agent for agent in self._store.agents()}
+        if name not in known:
+            raise RequestRefused(
+                f"no agent is known as {shown(name)}{_perhaps(_nearest(name, known))}: agenthub "
+                "agents shows who is"
+            )
+        return known[name]
+
     def register(
         self,
         name: str | None,

@@ -1378,7 +1378,7 @@ COMMANDS = [
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.callback.__name__)
 def test_every_command_is_listed_and_has_a_sentence_and_its_examples(command: Any) -> None:
-    name = command.callback.__name__
+    name = command.name or command.callback.__name__
     sentence = command.callback.__doc__.split("\n\n")[0]
     help_of_all = unframed(said("--help"))
     assert f" {name} {sentence}" in help_of_all

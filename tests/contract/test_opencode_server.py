@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ import httpx
 import pytest
 
 from agenthub_adapters.opencode_server import OpenCodeServer, Server
-from agenthub_core import ServerError
+from agenthub_adapters.supervisor import Supervisor
+from agenthub_core import Backoff, ServerError
 from testkit.opencode import OpenCode, free_port
 from testkit.program import watched
 from testkit.waiting import eventually
@@ -155,15 +157,15 @@ def left_behind(root: Path, port: int, pid: int, password: str = LEFT) -> dict[s
 
 @contextlib.contextmanager
 def started_by_an_earlier_hub(
-    program: Path, root: Path, port: int
+    program: Path, root: Path, port: int, password: str = LEFT
 ) -> Iterator[subprocess.Popen[bytes]]:
     arguments = ["serve", "--port", str(port), "--hostname", "127.0.0.1"]
     with subprocess.Popen(  # noqa: S603
         [program, *arguments],
-        env=os.environ | {"OPENCODE_SERVER_PASSWORD": LEFT},
+        env=os.environ | {"OPENCODE_SERVER_PASSWORD": password},
         start_new_session=True,
     ) as process:
-        left_behind(root, port, process.pid)
+        left_behind(root, port, process.pid, password)
         try:
             eventually(lambda: servers(port) == [process.pid])  # it is the program, not yet a fork
             yield process
@@ -785,3 +787,112 @@ def test_one_that_crashed_is_replaced(program: Path, root: Path, port: int) -> N
 
     assert second.pid != first.pid
     hub.stop()
+
+
+# ----------------------------------------------------------------------------------- supervised
+
+HASTY = Backoff(quick=9, first=timedelta(milliseconds=1))
+
+
+def killed(server: Server) -> None:
+    assert server.pid is not None
+    os.killpg(server.pid, signal.SIGKILL)
+
+
+def back(server: OpenCodeServer, *, not_as: int | None) -> Server:
+    """The server, once it answers under another process."""
+    return eventually(
+        server.look, when=lambda found: found is not None and found.pid != not_as
+    ) or pytest.fail("nobody answers")
+
+
+def test_a_server_of_the_hubs_own_that_dies_comes_back_as_the_same(
+    program: Path, root: Path, port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    del program
+    caplog.set_level("INFO")
+    server = OpenCodeServer(port, root=root)
+    first = server.ensure()
+    with Supervisor(server, backoff=HASTY):
+        for times in (1, 2):
+            before = server.look()
+            assert before is not None
+            killed(before)
+            after = back(server, not_as=before.pid)
+            assert (after.url, after.password) == (first.url, first.password)
+            assert record(root)["pid"] == after.pid
+            eventually(
+                partial(said, caplog, f"OpenCode is at {first.url} again"), when=times.__eq__
+            )
+    server.stop()
+    assert servers(port) == []
+    assert said(caplog, "OpenCode has ended; it is started again") == 2
+
+
+def said(log: pytest.LogCaptureFixture, text: str) -> int:
+    return log.messages.count(text)
+
+
+def test_what_dies_while_the_hub_stops_stays_dead(program: Path, root: Path, port: int) -> None:
+    del program
+    server = OpenCodeServer(port, root=root)
+    with Supervisor(server):
+        killed(server.ensure())
+    server.stop()
+    assert servers(port) == []
+
+
+def test_a_server_of_somebody_elses_is_not_replaced_when_it_dies(
+    program: Path, root: Path, port: int
+) -> None:
+    with started_by_an_earlier_hub(program, root, port) as process:
+        (root / "server.json").unlink()
+        server = OpenCodeServer(port, root=root, password=LEFT)
+        assert server.ensure().pid is None
+        process.kill()
+        process.wait()
+    assert not server.has_ended()
+
+
+def test_what_cannot_come_back_is_tried_again_and_told_once(
+    program: Path, root: Path, port: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = OpenCodeServer(port, root=root)
+    first = server.ensure()
+    well = program.read_text()
+    tries = root / "tries"
+    program.write_text(f"#!/bin/sh\necho . >> {tries}\necho no room >&2\nexit 3\n")
+    with Supervisor(server, backoff=HASTY):
+        killed(first)
+        eventually(lambda: tries.exists() and tries.read_text().count(".") >= 3)
+        replace(program, well)
+        after = back(server, not_as=first.pid)
+    assert after.password == first.password
+    told = [each for each in caplog.messages if "no room" in each]
+    assert len(told) == 1, caplog.messages
+    assert "ended at once with status 3" in told[0]
+    server.stop()
+    assert servers(port) == []
+
+
+def test_who_takes_the_port_of_a_server_that_died_is_used_instead(
+    program: Path, root: Path, port: int
+) -> None:
+    server = OpenCodeServer(port, root=root, password=MINE)
+    first = server.ensure()
+    killed(first)
+    eventually(server.has_ended)
+    (root / "server.json").unlink()
+    with started_by_an_earlier_hub(program, root, port, password=MINE):
+        (root / "server.json").unlink()
+        eventually(lambda: not nobody_answers(port))
+        assert server.restart().pid is None
+    assert not server.has_ended()
+
+
+def replace(program: Path, text: str) -> None:
+    """Whole at once: somebody may be about to run it."""
+    new = program.with_name("new")
+    new.write_text(text)
+    new.chmod(0o700)
+    new.replace(program)

@@ -47,5 +47,5 @@ def test_the_table_of_settings_is_what_the_settings_say_of_themselves() -> None:
 def test_every_command_is_in_the_table_of_commands() -> None:
     apps = (main.app, writing.app, reading.app)
     commands = [command for app in apps for command in app.registered_commands]
-    named = {command.callback.__name__ for command in commands if command.callback}
+    named = {each.name or each.callback.__name__ for each in commands if each.callback}
     assert named == set(re.findall(r"^\| `agenthub ([a-z]+)", README, re.MULTILINE))
