@@ -47,6 +47,7 @@ from agenthub_core import (
     Settlement,
 )
 from agenthub_core.model import CONTENT_LENGTH
+from testkit.opencode import free_port
 from testkit.program import watched
 from tests.unit import builders
 
@@ -1364,6 +1365,27 @@ def test_a_directory_that_cannot_be_used_is_a_sentence(
     done = agenthub(*command)
     assert (done.exit_code, done.stdout) == (1, "")
     assert done.stderr == f"agenthub: {tmp_path}/hub/messages cannot be written: File exists\n"
+
+
+# ------------------------------------------------------------------------------------------ open
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "no OpenCode server answers on port {port}: start the hub, which has one"),
+        (["--agent", "bob"], "no OpenCode server answers on port {port}"),
+        (["--agent", "boob"], "no agent is known as 'boob' (did you mean bob?)"),
+        (["--agent", "polly"], "the agent polly has no session to open"),
+    ],
+)
+def test_what_cannot_be_opened_is_a_sentence(
+    team: FileSpool, monkeypatch: pytest.MonkeyPatch, arguments: list[str], sentence: str
+) -> None:
+    port = free_port()
+    monkeypatch.setenv("OPENCODE_PORT", str(port))
+    team.register_agent(Agent(id="polly", last_seen=NOW))
+    assert sentence.format(port=port) in refused("open", *arguments)
 
 
 # ------------------------------------------------------------------------------------------ help

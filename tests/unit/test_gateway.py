@@ -1289,3 +1289,9 @@ def test_a_hub_is_at_work_or_not(gateway: Gateway, store: MemoryStore) -> None:
 def test_names_that_look_alike_are_found(gateway: Gateway) -> None:
     assert gateway.alike("boob") == ("bob",)
     assert gateway.alike("zzz") == ()
+
+
+def test_an_agent_is_found_by_its_name(gateway: Gateway) -> None:
+    assert gateway.agent("bob").session_id == "ses_bob"
+    with pytest.raises(RequestRefused, match=r"known as 'boob' \(did you mean bob\?\): agenthub"):
+        gateway.agent("boob")
