@@ -47,6 +47,7 @@ SEND = "agent-hub_send_message"
 TASK = "Build the login form."
 QUESTION = "What does POST /api/login expect, and what does it answer?"
 ANSWER = "It takes {email, password} and answers 200 {token}, or 401 {error}."
+START_SECONDS = 30  # 2 s on a machine that does nothing else
 STOP_SECONDS = 10  # twice what the daemon promises
 
 
@@ -139,9 +140,11 @@ def _daemon(opencode: OpenCode) -> Iterator[None]:
         stderr=subprocess.PIPE,
         text=True,
     )
-    echo = threading.Thread(target=_echo, args=(daemon,))
+    watching = threading.Event()
+    echo = threading.Thread(target=_echo, args=(daemon, watching))
     echo.start()
     try:
+        assert watching.wait(START_SECONDS), "the hub has not begun"
         yield
     finally:
         daemon.terminate()
@@ -180,11 +183,13 @@ def play_in_memory() -> dict[str, float]:
     return metrics.totals()
 
 
-def _echo(daemon: subprocess.Popen[str]) -> None:
+def _echo(daemon: subprocess.Popen[str], watching: threading.Event) -> None:
     assert daemon.stderr is not None
     with daemon.stderr:
         for line in daemon.stderr:
             tell("agenthub", line.rstrip())
+            if "watching" in line:
+                watching.set()
 
 
 def _notices(_: Event, actions: Sequence[Action]) -> None:

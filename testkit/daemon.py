@@ -23,24 +23,40 @@ from testkit.waiting import PATIENCE, eventually
 # The daemon promises 5 s; a loaded machine may need some more to reap it.
 STOP_TIMEOUT = 10.0
 
+LONG_AGO = 1_500_000_000_000
+"""Milliseconds since 1970: before there was OpenCode."""
+
 
 class Daemon:
     """One hub directory, and the daemon on it: `start`, `stop`, `kill`, as often as you like."""
 
     def __init__(
-        self, env: Mapping[str, str], *, command: Sequence[str] = ("-m", "agenthub_cli", "daemon")
+        self,
+        env: Mapping[str, str],
+        *,
+        command: Sequence[str] = ("-m", "agenthub_cli", "daemon"),
+        new: bool = False,
     ) -> None:
+        """`new`: no hub was here before, so that it leaves alone the sessions there are."""
         # most tests are about what the daemon does once it runs; it would take a second each
         self.env = {"AGENT_HUB_PREFLIGHT": "false"} | dict(env)
         self.directory = Path(env.get("AGENT_HUB_DIR", f"{env['HOME']}/.agent-hub"))
         self.messages = self.directory / "messages"
         self.archive = self.messages / "archive"
         self.lines: list[dict[str, Any]] = []
+        if not new:
+            self._has_been_here_for_long()
         self._command = command
         self._said = threading.Condition()
         self._ended = False
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
+
+    def _has_been_here_for_long(self) -> None:
+        path = self.directory / "hub.json"
+        if not path.exists():
+            self.directory.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({"began": LONG_AGO}))
 
     @property
     def pid(self) -> int:

@@ -5,6 +5,7 @@
     messages/archive/<id>.json what was settled, with its outcome
     messages/malformed/<name>  what was no message, byte for byte, and <name>.reason
     session_agents.json        session -> agent
+    hub.json                   when a hub first began here
     tmp/                       files that are being written
     daemon.lock                held by the daemon that owns the spool
 
@@ -24,7 +25,7 @@ import logging
 import os
 import time
 from collections.abc import Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,7 @@ _OF_A_HUB = frozenset(
         "features",
         "coordinator",
         "session_agents.json",
+        "hub.json",
         "oriented_sessions.json",
         "server.json",
         "opencode.log",
@@ -91,6 +93,7 @@ class FileSpool:
         self.archive = self.messages / "archive"
         self._agents = root / "agents"
         self._sessions = root / "session_agents.json"
+        self._hub = root / "hub.json"
         self._files = files.DurableFiles(root / "tmp")
         self._archive = Archive(self.archive, self._files)
         self.malformed = Quarantine(self.messages / "malformed", self._files)
@@ -256,6 +259,23 @@ class FileSpool:
                 self.malformed.take(source, fault)
 
     # -------------------------------------------------------------------------------- agents
+
+    def began(self, now: datetime) -> datetime:
+        with files.writing(self._hub):
+            try:
+                return codec.time_given(_object(self._hub).get("began"))
+            except ValueError:  # none has, or what is there is of no use
+                return self._begin(now)
+
+    def begin_anew(self, now: datetime) -> None:
+        with self._changing_agents():
+            self._files.replace(self._sessions, codec.encode_object({}))
+            self._begin(now)
+
+    def _begin(self, now: datetime) -> datetime:
+        milliseconds = codec.to_milliseconds(now)
+        self._files.replace(self._hub, codec.encode_object({"began": milliseconds}))
+        return codec.time_given(milliseconds)
 
     def agents(self) -> Sequence[Agent]:
         with files.reading(self._agents):

@@ -148,8 +148,11 @@ def open_window(settings: Settings, directory: Path, agent: str | None) -> NoRet
     attach(server, directory, session_id)
 
 
-def run_daemon(settings: Settings) -> None:
-    """Deliver messages until SIGTERM or SIGINT. Raises `AgentHubError` where it cannot begin."""
+def run_daemon(settings: Settings, *, fresh: bool = False) -> None:
+    """Deliver messages until SIGTERM or SIGINT. Raises `AgentHubError` where it cannot begin.
+
+    `fresh` forgets the sessions of earlier runs.
+    """
     from agenthub_adapters.metrics import Metrics
     from agenthub_adapters.opencode import OpenCodeRelay
     from agenthub_adapters.opencode_server import OpenCodeServer
@@ -172,6 +175,9 @@ def run_daemon(settings: Settings) -> None:
     )
     metrics, policy = Metrics(), settings.policy()
     with spool.claim():
+        if fresh:
+            spool.begin_anew(clock.now())
+        began = spool.began(clock.now())  # before OpenCode is asked for its sessions
         try:
             try:
                 found = server.ensure(stop.asked)
@@ -191,6 +197,7 @@ def run_daemon(settings: Settings) -> None:
                     policy,
                     agents=spool.agents(),
                     written=_written(spool, policy, clock),
+                    began=began,
                     spool=str(spool.messages),
                 ),
                 store=spool,

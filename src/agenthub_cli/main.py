@@ -61,6 +61,7 @@ Examples:
 
 @app.command(epilog=_DAEMON_EXAMPLES)
 def daemon(
+    *,
     directory: Annotated[
         str | None,  # a Path would take "" for the current directory
         typer.Option(
@@ -84,6 +85,9 @@ def daemon(
             show_default=False,
         ),
     ] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Forget the sessions of earlier runs.")
+    ] = False,
     json_logs: Annotated[bool, typer.Option("--json-logs", help="Log for machines.")] = False,
 ) -> None:
     """Deliver messages between agents until it is stopped.
@@ -101,7 +105,7 @@ def daemon(
         log.configure(settings.level, machines=json_logs)
         from agenthub_cli.compose import run_daemon  # --help needs none of it
 
-        run_daemon(settings)
+        run_daemon(settings, fresh=fresh)
 
 
 _OPEN_EXAMPLES = """

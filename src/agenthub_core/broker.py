@@ -78,8 +78,8 @@ class Broker:
     """Brings every message to its recipients, once, and settles it.
 
     `agents` are those of earlier runs, `written` who wrote when before this one, as far as the rate
-    limit looks back; `spool` names, to the agents, the place where they may
-    write messages themselves.
+    limit looks back; sessions from before `began` that no agent has are left alone; `spool` names,
+    to the agents, the place where they may write messages themselves.
     """
 
     def __init__(
@@ -88,9 +88,11 @@ class Broker:
         *,
         agents: Iterable[Agent] = (),
         written: Iterable[tuple[str, datetime]] = (),
+        began: datetime = _BEGINNING,
         spool: str = "~/.agent-hub/messages",
     ) -> None:
         self._policy = policy or Policy()
+        self._began = began
         self._spool = spool
         self._roster = Roster(agents)
         self._senders = Senders(self._policy.rate_limit, written)
@@ -101,6 +103,7 @@ class Broker:
         self._agenda: Agenda[tuple[_Due, str]] = Agenda()
         self._arrivals = 0
         self._under_way = 0
+        self._told_of_old = False
         self._relay_up = False
         self._relay_trouble: type[RelayError] | None = None
         self._relay_lost: datetime | None = None
@@ -426,8 +429,13 @@ class Broker:
     def _sessions_listed(self, event: SessionsListed, now: datetime) -> None:
         came_up, self._relay_up = not self._relay_up, True
         self._listed, self._asked = self._asked, None
-        for session in event.sessions:
+        seen = [session for session in event.sessions if self._may_see(session)]
+        for session in seen:
             self._see(session)
+        old = len(event.sessions) - len(seen)
+        if old and not self._told_of_old:
+            self._told_of_old = True
+            self._actions.append(notices.sessions_left_alone(old))
         if came_up:
             self._relay_recovered(now)
             for session in event.sessions:
@@ -453,6 +461,10 @@ class Broker:
             return
         self._relay_trouble = type(event.error)
         self._actions.append(notices.relay_down(event.error))
+
+    def _may_see(self, session: Session) -> bool:
+        """Who was at work before there was a hub has not asked for one."""
+        return session.created >= self._began or self._roster.knows(session.id)
 
     def _see(self, session: Session) -> None:
         agent = self._roster.of_session(session.id)

@@ -78,6 +78,12 @@ def agent_registered(agent: Agent, session_id: str) -> Notify:
     return _notice(_INFO, "agent.registered", text, agent=agent.id, session=session_id)
 
 
+def sessions_left_alone(count: int) -> Notify:
+    sessions = "1 session is" if count == 1 else f"{count} sessions are"
+    text = f"{sessions} older than the hub and left alone: new ones become agents"
+    return _notice(_INFO, "sessions.left_alone", text)
+
+
 def session_gone(agent: str) -> Notify:
     text = f"the session of {agent} is gone; its messages wait"
     return _notice(_WARNING, "session.gone", text, agent=agent)

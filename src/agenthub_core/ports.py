@@ -114,6 +114,20 @@ class MessageStore(Protocol):
         """Whether a hub is at work on this store, so that what waits will be delivered."""
         ...
 
+    def began(self, now: datetime) -> datetime:
+        """When a hub first began on this store: `now`, to the millisecond, if none has yet.
+
+        The answer stays the same ever after, until `begin_anew`.
+        """
+        ...
+
+    def begin_anew(self, now: datetime) -> None:
+        """Let it be as if a hub began `now`: every agent is without its session.
+
+        The agents themselves, and all messages, stay.
+        """
+        ...
+
     def agents(self) -> Sequence[Agent]:
         """Every agent that was saved, as it was last saved, in no order."""
         ...

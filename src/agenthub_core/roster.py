@@ -38,6 +38,10 @@ class Roster:
         agent = self._agents.get(self._by_session.get(session_id, ""))
         return None if agent is None or agent.session_id is None else agent
 
+    def knows(self, session_id: str) -> bool:
+        """Whether an agent has, or had, this session."""
+        return session_id in self._by_session
+
     def register(self, session: Session) -> Agent:
         """The agent that an unknown session becomes: a new one, or the one it was till it went."""
         agent = Agent(

@@ -66,6 +66,7 @@ class MemoryStore:
         self._waiting: dict[str, Message | Malformed] = {}
         self._archive: list[Settlement] = []
         self._agents: dict[str, Agent] = {}
+        self._began: datetime | None = None
         self.quarantined: dict[str, Fault] = {}
         self._faults: deque[StoreError] = deque()
         self.broken = False
@@ -106,9 +107,7 @@ class MemoryStore:
 
     def put(self, message: Message) -> str:
         self._fail(StoreUnwritable)
-        when = message.timestamp.astimezone(UTC)
-        when = when.replace(microsecond=when.microsecond // 1000 * 1000)
-        message = evolve(message, timestamp=when)
+        message = evolve(message, timestamp=_to_the_millisecond(message.timestamp))
         with self._lock:
             for key, waiting in self._waiting.items():
                 if isinstance(waiting, Message) and waiting.digest == message.digest:
@@ -174,6 +173,19 @@ class MemoryStore:
         self._fail(StoreUnreadable)
         return self.attended
 
+    def began(self, now: datetime) -> datetime:
+        self._fail(StoreUnwritable)
+        with self._lock:
+            self._began = self._began or _to_the_millisecond(now)
+            return self._began
+
+    def begin_anew(self, now: datetime) -> None:
+        self._fail(StoreUnwritable)
+        with self._lock:
+            self._began = _to_the_millisecond(now)
+            for name, agent in self._agents.items():
+                self._agents[name] = evolve(agent, session_id=None, slug="")
+
     def agents(self) -> Sequence[Agent]:
         self._fail(StoreUnreadable)
         with self._lock:
@@ -206,6 +218,11 @@ class MemoryStore:
             raise self._faults.popleft()
         if self.broken:
             raise kind("the store is out of order")
+
+
+def _to_the_millisecond(when: datetime) -> datetime:
+    """As the files have it."""
+    return when.astimezone(UTC).replace(microsecond=when.microsecond // 1000 * 1000)
 
 
 @define

@@ -595,6 +595,28 @@ class MessageStoreContract:
         store.mark_read(key, message())
         assert store.read(key) == message(content="another")
 
+    # -------------------------------------------------------------------- when a hub began
+
+    def test_when_a_hub_first_began_is_kept_to_the_millisecond(self, store: MessageStore) -> None:
+        first = NOON + timedelta(microseconds=1_999)
+        assert store.began(first) == NOON + timedelta(milliseconds=1)
+        assert store.began(NOON + MINUTE) == NOON + timedelta(milliseconds=1)
+
+    def test_a_hub_that_begins_anew_has_agents_and_messages_but_no_sessions(
+        self, store: MessageStore
+    ) -> None:
+        bob = agent("bob", directory="/projects/bob")
+        store.began(NOON)
+        store.save_agent(bob)
+        key = store.put(message())
+
+        store.begin_anew(NOON + MINUTE)
+
+        assert store.began(NOON + 2 * MINUTE) == NOON + MINUTE
+        (known,) = store.agents()
+        assert (known.id, known.session_id) == ("bob", None)
+        assert store.read(key) == message()
+
     # ----------------------------------------------------------------------- who is at work
 
     def test_a_store_is_claimed_while_a_hub_is_at_work_on_it(
@@ -770,8 +792,19 @@ class MessageStoreContract:
             lambda store: store.mark_read("m1.json", message()),
             lambda store: store.save_agent(agent()),
             lambda store: store.register_agent(agent()),
+            lambda store: store.began(NOON),
+            lambda store: store.begin_anew(NOON),
         ],
-        ids=["put", "settle", "quarantine", "mark_read", "save_agent", "register_agent"],
+        ids=[
+            "put",
+            "settle",
+            "quarantine",
+            "mark_read",
+            "save_agent",
+            "register_agent",
+            "began",
+            "begin_anew",
+        ],
     )
     def test_writing_to_a_broken_store_says_that_it_cannot_be_written(
         self, surroundings: Surroundings, write: Callable[[MessageStore], object]

@@ -1231,8 +1231,19 @@ def test_looking_whether_there_is_a_hub_leaves_no_trace(spool: FileSpool) -> Non
         lambda spool: spool.mark_read("m1.json", message()),
         lambda spool: spool.save_agent(agent()),
         lambda spool: spool.register_agent(agent()),
+        lambda spool: spool.began(NOON),
+        lambda spool: spool.begin_anew(NOON),
     ],
-    ids=["put", "settle", "quarantine", "mark_read", "save_agent", "register_agent"],
+    ids=[
+        "put",
+        "settle",
+        "quarantine",
+        "mark_read",
+        "save_agent",
+        "register_agent",
+        "began",
+        "begin_anew",
+    ],
 )
 def test_a_disk_that_takes_no_more_is_told_and_nothing_is_lost(
     spool: FileSpool,
@@ -1669,3 +1680,13 @@ def test_a_mark_is_kept_at_whatever_instant_the_message_is_settled(
         assert spool.keys() == []
         (spool.archive / record.key).unlink()
     assert instant > 5
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"began": "long ago"}', '{"began": 7}'])
+def test_a_record_of_the_beginning_that_is_of_no_use_is_written_anew(
+    spool: FileSpool, content: str
+) -> None:
+    """Better to leave alone what is there than to wake it."""
+    (spool.root / "hub.json").write_text(content)
+    assert spool.began(NOON) == NOON
+    assert spool.began(NOON + HOUR) == NOON

@@ -83,6 +83,44 @@ def test_agents_keep_their_names_when_the_daemon_restarts(
         assert json.loads(known.read_text()) == first
 
 
+def test_sessions_from_before_the_hub_are_left_alone_and_those_that_it_knew_are_not(
+    hub_env: dict[str, str], opencode: OpenCode, project: Callable[[str], Path]
+) -> None:
+    old = opencode.create_session(project("old"))
+    with Daemon(hub_env, new=True) as hub:
+        hub.wait_for("sessions.left_alone")
+        new = opencode.create_session(project("new"))
+        eventually(lambda: known_sessions(hub) == [new["id"]])
+        hub.kill()
+    with Daemon(hub_env) as hub:
+        hub.wait_for("sessions.left_alone")
+        hub.send("m", sender="writer", to=new["slug"], content="still here?")
+        hub.outcome("m")
+        hub.stop()
+        assert hub.said("agent.registered") == []
+    assert opencode.messages(old["id"]) == []
+
+
+def test_a_fresh_start_forgets_the_sessions_of_earlier_runs(
+    hub_env: dict[str, str], opencode: OpenCode, project: Callable[[str], Path]
+) -> None:
+    session = opencode.create_session(project("api"))
+    with Daemon(hub_env) as hub:
+        hub.wait_for("agent.registered", session=session["id"])
+        hub.stop()
+    with Daemon(hub_env, command=("-m", "agenthub_cli", "daemon", "--fresh")) as hub:
+        hub.wait_for("sessions.left_alone")
+        later = opencode.create_session(project("web"))
+        hub.wait_for("agent.registered", session=later["id"])
+        assert len(hub.said("agent.registered")) == 1
+        eventually(lambda: known_sessions(hub) == [later["id"]])
+
+
+def known_sessions(hub: Daemon) -> list[str]:
+    path = hub.directory / "session_agents.json"
+    return list(json.loads(path.read_text())) if path.exists() else []
+
+
 def test_without_a_server_it_starts_one_with_a_password_and_stops_it_again(
     opencode: OpenCode, scripted_model: ScriptedModel, tmp_path: Path
 ) -> None:

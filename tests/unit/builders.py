@@ -122,9 +122,10 @@ class Story:
         policy: Policy | None = None,
         agents: Sequence[Agent] = (),
         listed: bool | None = None,
+        **more: Any,
     ) -> None:
         self.policy = policy or Policy()
-        self.broker = Broker(self.policy, agents=agents)
+        self.broker = Broker(self.policy, agents=agents, **more)
         self.now = NOON
         self.log: list[Action] = []
         if listed if listed is not None else here:

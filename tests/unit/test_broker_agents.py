@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from attrs import evolve
 
-from agenthub_core import RelayUnreachable, SessionUnknown
+from agenthub_core import Notify, RelayUnreachable, SessionUnknown
 from agenthub_core.model import RESERVED
 from agenthub_core.protocol import SaveAgent
 from agenthub_core.testing import NOON
@@ -71,3 +72,31 @@ def test_agents_are_known_while_the_relay_is_down() -> None:
     story = Story(agents=[agent("bob")])
     story.lists_nothing(RelayUnreachable("connection refused"))
     assert topics(story.arrives(message())) == []
+
+
+def test_sessions_from_before_the_hub_are_left_alone_which_is_told_once() -> None:
+    story = Story(began=NOON)
+    old = session("bob", created=NOON - seconds(1))
+    story.lists(old, session("alice"))
+    assert names(story) == ["alice"]
+    assert topics(story.lists(evolve(old, updated=NOON + seconds(9)))) == []
+    left_alone = [each for each in of(Notify, story.log) if each.topic == "sessions.left_alone"]
+    assert [each.text for each in left_alone] == [
+        "1 session is older than the hub and left alone: new ones become agents"
+    ]
+
+
+def test_a_session_that_an_agent_has_is_never_too_old() -> None:
+    old = session("bob", created=NOON - seconds(1), updated=NOON + seconds(9))
+    story = Story(agents=[agent("bob")], began=NOON)
+    story.lists(old)
+    assert [each.last_seen for each in story.broker.agents] == [NOON + seconds(9)]
+
+
+def test_a_session_that_went_and_comes_back_is_not_too_old_either() -> None:
+    old = session("bob", created=NOON - seconds(1))
+    story = Story(agents=[agent("bob")], began=NOON)
+    story.lists(old)
+    story.arrives(message())
+    story.fails(SessionUnknown("deleted"))
+    assert topics(story.lists(old)) == ["agent.registered"]

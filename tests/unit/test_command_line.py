@@ -60,10 +60,12 @@ class Runs:
 
     def __init__(self) -> None:
         self.settings: list[Settings] = []
+        self.fresh = False
         self.error: BaseException | None = None
 
-    def __call__(self, settings: Settings) -> None:
+    def __call__(self, settings: Settings, *, fresh: bool) -> None:
         self.settings.append(settings)
+        self.fresh = fresh
         if self.error is not None:
             raise self.error
 
@@ -77,6 +79,12 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Runs:
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     return runs
+
+
+@pytest.mark.parametrize("arguments", [(), ("--fresh",)])
+def test_only_who_asks_for_it_begins_anew(runs: Runs, arguments: tuple[str, ...]) -> None:
+    assert agenthub("daemon", *arguments).exit_code == 0
+    assert runs.fresh == bool(arguments)
 
 
 def agenthub(*arguments: str) -> Result:
