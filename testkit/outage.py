@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import threading
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
 
@@ -43,8 +44,7 @@ class Door:
         self._server: ThreadingHTTPServer | None = None
         self._thread: threading.Thread | None = None
         self._released = threading.Event()
-        self.prompts = 0
-        """How many prompts came, passed on or not."""
+        self._asked: Counter[str] = Counter()
 
     def behave(self, behaviour: Behaviour) -> None:
         """Treat requests like this from now on; those that are held back are dropped."""
@@ -55,6 +55,10 @@ class Door:
             self._close()
         elif self._server is None:
             self._open()
+
+    def prompts(self, session_id: str) -> int:
+        """How many prompts came for a session, passed on or not."""
+        return self._asked[f"/session/{session_id}/prompt_async"]
 
     def __enter__(self) -> Self:
         self._open()
@@ -105,7 +109,7 @@ class Door:
     def _handle(self, request: BaseHTTPRequestHandler) -> None:
         body = request.rfile.read(int(request.headers.get("content-length") or 0))
         is_prompt = request.path.endswith("/prompt_async")
-        self.prompts += is_prompt
+        self._asked[request.path] += 1
         match self._behaviour:
             case Behaviour.ERRORS | Behaviour.CLOSED:
                 self._answer(request, 500, b'{"data": {"message": "out of order"}}')

@@ -19,6 +19,7 @@ from agenthub_core.protocol import (
     MessageArrived,
     MessageWithdrawn,
     Notify,
+    Oriented,
     Quarantined,
     Settle,
     Settled,
@@ -40,6 +41,7 @@ class Metrics:
         self._retried = counter("injections_retried", "Injections that were tried again")
         self._refused = counter("injections_failed", "Injections that failed after retries")
         self._agents = counter("agents_auto_created", "Sessions that became agents")
+        self._oriented = counter("sessions_oriented", "Sessions that were told who they are")
         self._waiting: set[str] = set()
         # what was counted as ended and still lies in the store: it may be told of again
         self._ending: set[str] = set()
@@ -69,6 +71,8 @@ class Metrics:
                 self._malformed.discard(key)
             case Injected():
                 self._injections.inc()
+            case Oriented():
+                self._oriented.inc()
             case _:
                 pass
 

@@ -9,6 +9,8 @@ What it must know of OpenCode, and the core need not:
   last message tells whether a turn is under way in any of them; of the hub's own prompts we know
   that their turn runs in this server.
 - The same message id and part id are one message, and repeating an old one makes the model speak.
+- What is stored without waking the model (`noReply`) is taken for a new prompt by a turn that is
+  under way, in any process: so it goes in only while there is none.
 
 How requests and answers look is told in `opencode_api`; finding, starting and stopping the server
 is `opencode_server`'s business.
@@ -44,6 +46,12 @@ chance): thus they are known, in any process and after any restart."""
 
 _OWN_MESSAGE = re.compile(rf"msg_[0-9a-f]{{12}}{_OWN}[0-9A-Za-z]+")
 
+_TOLD = "AgTld"
+"""The same in the ids of those that wake nobody: as a session's last message they are no sign of a
+turn under way, although nobody answers them."""
+
+_TOLD_MESSAGE = re.compile(rf"msg_[0-9a-f]{{12}}{_TOLD}[0-9A-Za-z]+")
+
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 
 _FRESH = 0.25
@@ -66,7 +74,9 @@ class _Look:
     def is_over(self) -> bool:
         """Whether no turn is under way in the session, in any process."""
         last = self.last
-        return last is None or (
+        if last is None or _TOLD_MESSAGE.fullmatch(last.id):
+            return True
+        return (
             last.role == "assistant"
             and last.time.completed is not None
             and last.finish != "tool-calls"
@@ -128,6 +138,8 @@ class OpenCodeRelay:
         if prompt.repeated and self._texts(prompt.session_id, message_id):
             self.resume(prompt.session_id, message_id)
             return receipt
+        if not prompt.wakes:
+            self._check_idle(prompt.session_id)
         look = self._look(prompt.session_id)
         if self._at_work_elsewhere(look):
             look = self._look(prompt.session_id, fresh=True)  # its turn may have ended since
@@ -136,7 +148,7 @@ class OpenCodeRelay:
                 "another OpenCode process is at work on the session; they go in when its turn ends"
             )
         part = Part(id=part_id, type="text", text=prompt.text)
-        self._api.prompt(look.session, message_id, [part])
+        self._api.prompt(look.session, message_id, [part], wakes=prompt.wakes)
         self._await_receipt(message_id, look)
         return receipt
 
@@ -206,6 +218,15 @@ class OpenCodeRelay:
             self._looks[session_id] = (now, look)
         return look
 
+    def _check_idle(self, session_id: str) -> None:
+        """Raise `SessionBusy` unless nothing is under way, and the session is set up."""
+        look = self._look(session_id, fresh=True)
+        session = look.session
+        if look.last is None or session.agent is None or session.model is None:
+            raise SessionBusy("the session has not begun yet")
+        if not look.is_over or self._at_work_here(look):
+            raise SessionBusy("the session is in the middle of a turn")
+
     def _at_work_elsewhere(self, look: _Look) -> bool:
         if look.last is None or look.is_over or look.own_prompt is not None:
             return False
@@ -239,8 +260,9 @@ def _ids(prompt: Prompt) -> tuple[str, str]:
     """
     moment = (int(prompt.written.timestamp() * 1000) * 0x1000) % 2**48
     digest = hashlib.sha256(f"{prompt.id} {prompt.session_id}".encode()).digest()
-    tail = "".join(_BASE62[byte % len(_BASE62)] for byte in digest)[: 14 - len(_OWN)]
-    return f"msg_{moment:012x}{_OWN}{tail}", f"prt_{moment:012x}{_OWN}{tail}"
+    own = _OWN if prompt.wakes else _TOLD
+    tail = "".join(_BASE62[byte % len(_BASE62)] for byte in digest)[: 14 - len(own)]
+    return f"msg_{moment:012x}{own}{tail}", f"prt_{moment:012x}{own}{tail}"
 
 
 def _session(row: SessionRow) -> Session:

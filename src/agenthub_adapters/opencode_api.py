@@ -168,12 +168,18 @@ class OpenCodeApi:
         known = self._get("/config/providers", _Providers, {"directory": directory})
         return None if known is None else known.providers
 
-    def prompt(self, session: SessionRow, message_id: str, parts: Sequence[Part]) -> None:
+    def prompt(
+        self, session: SessionRow, message_id: str, parts: Sequence[Part], *, wakes: bool = True
+    ) -> None:
         """Hand a prompt to a session, with its own agent and model. It is accepted, not held.
+
+        One that does not wake is stored, and no turn is run on it.
 
         Raises `SessionUnknown` and `PromptInvalid`.
         """
         body: dict[str, Any] = {"messageID": message_id, "parts": list(map(asdict, parts))}
+        if not wakes:
+            body["noReply"] = True
         if session.agent is not None:
             body["agent"] = session.agent
         if session.model is not None:

@@ -5,6 +5,7 @@
     messages/archive/<id>.json what was settled, with its outcome
     messages/malformed/<name>  what was no message, byte for byte, and <name>.reason
     session_agents.json        session -> agent
+    oriented_sessions.json     sessions that were told who they are, and when
     hub.json                   when a hub first began here
     tmp/                       files that are being written
     daemon.lock                held by the daemon that owns the spool
@@ -24,7 +25,7 @@ import fcntl
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,7 @@ class FileSpool:
         self.archive = self.messages / "archive"
         self._agents = root / "agents"
         self._sessions = root / "session_agents.json"
+        self._oriented = root / "oriented_sessions.json"
         self._hub = root / "hub.json"
         self._files = files.DurableFiles(root / "tmp")
         self._archive = Archive(self.archive, self._files)
@@ -270,7 +272,19 @@ class FileSpool:
     def begin_anew(self, now: datetime) -> None:
         with self._changing_agents():
             self._files.replace(self._sessions, codec.encode_object({}))
+            self._files.replace(self._oriented, codec.encode_object({}))
             self._begin(now)
+
+    def oriented(self) -> Collection[str]:
+        with files.reading(self._oriented):
+            return _object(self._oriented).keys()
+
+    def save_oriented(self, session_id: str, at: datetime) -> None:
+        with self._changing_agents():
+            known = _object(self._oriented)
+            if session_id not in known:
+                known[session_id] = {"orientedAt": codec.to_milliseconds(at)}
+                self._files.replace(self._oriented, codec.encode_object(known))
 
     def _begin(self, now: datetime) -> datetime:
         milliseconds = codec.to_milliseconds(now)

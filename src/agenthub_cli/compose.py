@@ -198,6 +198,7 @@ def run_daemon(settings: Settings, *, fresh: bool = False) -> None:
                     agents=spool.agents(),
                     written=_written(spool, policy, clock),
                     began=began,
+                    oriented=spool.oriented(),
                     spool=str(spool.messages),
                 ),
                 store=spool,

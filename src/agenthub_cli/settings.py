@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import attrs
 from attrs import field, frozen
 
-from agenthub_core import Backoff, InvalidSettings, Policy, RateLimit
+from agenthub_core import Backoff, InvalidSettings, Orientation, Policy, RateLimit
 from agenthub_core.model import shown
 
 CONFIG_FILE = Path("~/.config/agent-hub-daemon/config.json")
@@ -192,6 +192,28 @@ class Settings:
         "Seconds that OpenCode may take to answer",
     )
 
+    orientation_retries: int = _setting(
+        2,
+        _count(0),
+        "AGENT_HUB_ORIENTATION_RETRY_MAX",
+        "orientation.retry_max",
+        "Further tries to tell a new session who it is",
+    )
+    orientation_delay: timedelta = _setting(
+        60,
+        _seconds,
+        "AGENT_HUB_ORIENTATION_RETRY_DELAY",
+        "orientation.retry_delay",
+        "Seconds before each of them",
+    )
+    orientation_wakes: bool = _setting(
+        "false",
+        _switch,
+        "AGENT_HUB_ORIENTATION_WAKE",
+        "orientation.wake",
+        "Let the model answer it, which costs a turn in every session",
+    )
+
     rate_limit: bool = _setting(
         "false",
         _switch,
@@ -229,6 +251,11 @@ class Settings:
             session_poll=self.session_poll,
             workers=self.injection_workers,
             backoff=Backoff(quick=self.injection_retries),
+            orientation=Orientation(
+                retries=self.orientation_retries,
+                delay=self.orientation_delay,
+                wakes=self.orientation_wakes,
+            ),
             rate_limit=RateLimit(
                 maximum=self.rate_limit_max,
                 window=self.rate_limit_window,

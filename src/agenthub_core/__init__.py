@@ -44,7 +44,7 @@ from agenthub_core.model import (
     Turn,
     TurnState,
 )
-from agenthub_core.policies import Backoff, Policy, RateLimit
+from agenthub_core.policies import Backoff, Orientation, Policy, RateLimit
 from agenthub_core.ports import (
     Clock,
     Malformed,
@@ -85,6 +85,7 @@ __all__ = [
     "Misconfigured",
     "Notify",
     "Observer",
+    "Orientation",
     "Outcome",
     "Policy",
     "Presence",

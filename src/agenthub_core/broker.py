@@ -3,8 +3,9 @@
 `handle(event, now)` returns actions and performs nothing; their outcomes are further events. So the
 broker can be driven by `agenthub_core.hub`, by an event loop, or by a test, and needs no lock:
 whoever drives it calls from one thread. Everything that changes the hub's state lives here and in
-the five books that it keeps: `lifecycle` (what became of a message), `channels` (who goes next),
-`roster` (who is here), `senders` (who wrote how often) and `turns` (who owes an answer).
+the six books that it keeps: `lifecycle` (what became of a message), `channels` (who goes next),
+`roster` (who is here), `senders` (who wrote how often), `turns` (who owes an answer) and
+`orientations` (who is yet to be told its name).
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from agenthub_core.errors import (
 )
 from agenthub_core.lifecycle import Course, Pending, Stage, Step
 from agenthub_core.model import HUMAN, Agent, Outcome, Session, Settlement
+from agenthub_core.orientations import Orientations
 from agenthub_core.policies import Policy
 from agenthub_core.protocol import (
     Action,
@@ -43,6 +45,8 @@ from agenthub_core.protocol import (
     MalformedArrived,
     MessageArrived,
     MessageWithdrawn,
+    Oriented,
+    OrientFailed,
     Quarantine,
     Quarantined,
     ResumeTurn,
@@ -72,14 +76,16 @@ class _Due(enum.Enum):
     CHANNEL = "channel"
     TURN = "turn"
     SETTLING = "settling"
+    ORIENTATION = "orientation"
 
 
 class Broker:
     """Brings every message to its recipients, once, and settles it.
 
     `agents` are those of earlier runs, `written` who wrote when before this one, as far as the rate
-    limit looks back; sessions from before `began` that no agent has are left alone; `spool` names,
-    to the agents, the place where they may write messages themselves.
+    limit looks back; sessions from before `began` that no agent has are left alone, `oriented`
+    were told who they are; `spool` names, to the agents, the place where they may write messages
+    themselves.
     """
 
     def __init__(
@@ -89,6 +95,7 @@ class Broker:
         agents: Iterable[Agent] = (),
         written: Iterable[tuple[str, datetime]] = (),
         began: datetime = _BEGINNING,
+        oriented: Iterable[str] = (),
         spool: str = "~/.agent-hub/messages",
     ) -> None:
         self._policy = policy or Policy()
@@ -112,6 +119,15 @@ class Broker:
         self._malformed: set[str] = set()
         self._store_failing: set[type[StoreError]] = set()
         self._actions: list[Action] = []
+        self._orientations = Orientations(
+            self._policy,
+            done=oriented,
+            roster=self._roster,
+            channels=self._channels,
+            appoint=lambda session_id, when: self._agenda.set((_Due.ORIENTATION, session_id), when),
+            act=self._act,
+            gone=self._disconnect,
+        )
         self._handlers: dict[type, Callable[[Any, datetime], None]] = {
             MessageArrived: self._message_arrived,
             MalformedArrived: self._malformed_arrived,
@@ -121,6 +137,8 @@ class Broker:
             ListingFailed: self._listing_failed,
             Injected: self._injected,
             InjectFailed: self._inject_failed,
+            Oriented: self._orientations.oriented,
+            OrientFailed: self._orientations.failed,
             TurnSeen: self._turn_seen,
             TurnUnseen: self._turn_unseen,
             Settled: self._settled,
@@ -140,6 +158,9 @@ class Broker:
         self._dispatch(now)
         actions, self._actions = tuple(self._actions), []
         return actions
+
+    def _act(self, action: Action) -> None:
+        self._actions.append(action)
 
     def next_deadline(self) -> datetime | None:
         """When the broker wants a `Tick`, if nothing happens before. It may lie in the past."""
@@ -370,6 +391,7 @@ class Broker:
         session_id = event.receipt.session_id
         self._agenda.cancel((_Due.TURN, session_id))  # a burst wants one look, after its last
         self._watch(session_id, now + self._policy.turn_check)
+        self._orientations.delivered(session_id, now)
         self._settle_if_ended(pending, now)
 
     def _inject_failed(self, event: InjectFailed, now: datetime) -> None:
@@ -432,6 +454,7 @@ class Broker:
         seen = [session for session in event.sessions if self._may_see(session)]
         for session in seen:
             self._see(session)
+            self._orientations.seen(session.id, now)
         old = len(event.sessions) - len(seen)
         if old and not self._told_of_old:
             self._told_of_old = True
@@ -536,6 +559,8 @@ class Broker:
                     self._list(now)
                 case (_Due.EXPIRY, key):
                     self._expire(self._pending[key], now)
+                case (_Due.ORIENTATION, session_id):
+                    self._orientations.due(session_id, now, relay_up=self._relay_up)
                 case (_Due.TURN, session_id):
                     self._actions.append(CheckTurn(session_id=session_id))
                 case (_Due.SETTLING, key):

@@ -96,6 +96,11 @@ class Channels:
         self._judge(channel.recipient)
         return channel, key
 
+    def occupy(self, recipient: str, key: str) -> None:
+        """Something else than a message is under way there; nothing goes beside it."""
+        self[recipient].under_way = key
+        self._judge(recipient)
+
     def arrived(self, recipient: str) -> Channel:
         """What was under way has come to an end, one or the other; the channel it was on."""
         channel = self[recipient]

@@ -13,13 +13,14 @@ from __future__ import annotations
 import queue
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 from attrs import frozen
 
 from agenthub_core.broker import Broker
 from agenthub_core.errors import RelayError, StoreError
-from agenthub_core.model import Agent, Fault, Message, Settlement
+from agenthub_core.model import Message, Settlement
 from agenthub_core.ports import (
     Clock,
     Malformed,
@@ -41,10 +42,14 @@ from agenthub_core.protocol import (
     MalformedArrived,
     MessageArrived,
     MessageWithdrawn,
+    Orient,
+    Oriented,
+    OrientFailed,
     Quarantine,
     Quarantined,
     ResumeTurn,
     SaveAgent,
+    SaveOriented,
     SessionsListed,
     Settle,
     Settled,
@@ -153,6 +158,20 @@ class Hub:
         self._next_scan = _BEGINNING
         self._scanned = False
         self._stopping = False
+        self._asks: dict[type[Action], Callable[[Any], tuple[Event, ...]]] = {
+            Inject: self._inject,
+            Orient: self._orient,
+            ListSessions: self._list,
+            CheckTurn: self._check,
+            ResumeTurn: self._resume,
+        }
+        """What the relay is asked for, on the executor's threads."""
+        self._keeps: dict[type[Action], Callable[[Any], tuple[Event, ...]]] = {
+            Quarantine: self._quarantine,
+            SaveAgent: self._save,
+            SaveOriented: self._save_oriented,
+        }
+        """What the store is to keep, on the writer's thread; settlements go there in batches."""
 
     # ------------------------------------------------------------------------- from any thread
 
@@ -298,26 +317,16 @@ class Hub:
     # ---------------------------------------------------------------------------- performing
 
     def _perform(self, action: Action) -> None:
-        match action:
-            case Inject() | ListSessions() | CheckTurn() | ResumeTurn() if self._stopping:
-                pass  # nothing new is begun: it waits in the store for the next start
-            case Inject():
-                self._start(self._executor, lambda: self._inject(action))
-            case ListSessions(active=active):
-                self._start(self._executor, lambda: self._list(active))
-            case CheckTurn(session_id=session_id):
-                self._start(self._executor, lambda: self._check(session_id))
-            case ResumeTurn():
-                self._start(self._executor, lambda: self._resume(action))
-            case Settle(settlement=settlement):
-                self._to_settle.append(settlement)
-                self._settle()
-            case Quarantine(key=key, fault=fault):
-                self._start(self._writer, lambda: self._quarantine(key, fault))
-            case SaveAgent(agent=agent):
-                self._start(self._writer, lambda: self._save(agent))
-            case _:  # a notice, for the observers
-                pass
+        kind = type(action)
+        if kind in self._asks:
+            if not self._stopping:  # nothing new is begun: what waits is found again
+                self._start(self._executor, partial(self._asks[kind], action))
+        elif kind in self._keeps:
+            self._start(self._writer, partial(self._keeps[kind], action))
+        elif isinstance(action, Settle):
+            self._to_settle.append(action.settlement)
+            self._settle()
+        # else a notice, for the observers
 
     def _start(self, executor: Executor, work: Work, *, settling: bool = False) -> None:
         def task() -> None:
@@ -347,17 +356,26 @@ class Hub:
             return (InjectFailed(key=action.key, recipient=action.recipient, error=error),)
         return (Injected(key=action.key, recipient=action.recipient, receipt=receipt),)
 
-    def _list(self, active: timedelta) -> tuple[Event, ...]:
+    def _orient(self, action: Orient) -> tuple[Event, ...]:
+        recipient, prompt = action.recipient, action.prompt
         try:
-            return (SessionsListed(sessions=tuple(self._relay.sessions(active))),)
+            receipt = self._relay.inject(prompt)
+        except RelayError as error:
+            failed = OrientFailed(recipient=recipient, session_id=prompt.session_id, error=error)
+            return (failed,)
+        return (Oriented(recipient=recipient, receipt=receipt),)
+
+    def _list(self, action: ListSessions) -> tuple[Event, ...]:
+        try:
+            return (SessionsListed(sessions=tuple(self._relay.sessions(action.active))),)
         except RelayError as error:
             return (ListingFailed(error=error),)
 
-    def _check(self, session_id: str) -> tuple[Event, ...]:
+    def _check(self, action: CheckTurn) -> tuple[Event, ...]:
         try:
-            return (TurnSeen(turn=self._relay.turn(session_id)),)
+            return (TurnSeen(turn=self._relay.turn(action.session_id)),)
         except RelayError as error:
-            return (TurnUnseen(session_id=session_id, error=error),)
+            return (TurnUnseen(session_id=action.session_id, error=error),)
 
     def _resume(self, action: ResumeTurn) -> tuple[Event, ...]:
         try:
@@ -373,16 +391,23 @@ class Hub:
             return tuple(SettleFailed(key=settlement.key, error=error) for settlement in batch)
         return tuple(Settled(key=settlement.key) for settlement in batch)
 
-    def _quarantine(self, key: str, fault: Fault) -> tuple[Event, ...]:
+    def _quarantine(self, action: Quarantine) -> tuple[Event, ...]:
         try:
-            self._store.quarantine(key, fault)
+            self._store.quarantine(action.key, action.fault)
         except StoreError as error:
             return (StoreFailed(error=error),)
-        return (Quarantined(key=key),)
+        return (Quarantined(key=action.key),)
 
-    def _save(self, agent: Agent) -> tuple[Event, ...]:
+    def _save(self, action: SaveAgent) -> tuple[Event, ...]:
         try:
-            self._store.save_agent(agent)
+            self._store.save_agent(action.agent)
+        except StoreError as error:
+            return (StoreFailed(error=error),)
+        return ()
+
+    def _save_oriented(self, action: SaveOriented) -> tuple[Event, ...]:
+        try:
+            self._store.save_oriented(action.session_id, action.at)
         except StoreError as error:
             return (StoreFailed(error=error),)
         return ()

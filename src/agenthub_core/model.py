@@ -219,7 +219,8 @@ class Prompt:
 
     `id` derives from what was said and to whom, 64 hex digits, so that any repetition is
     recognised. `written` is the message's time. `repeated` says that the session may hold it
-    already: the relay then asks for the receipt first.
+    already: the relay then asks for the receipt first. One that does not wake is read by the
+    session's model with its next turn.
     """
 
     id: str = field(validator=_filled)
@@ -227,6 +228,7 @@ class Prompt:
     text: str = field(validator=_text)
     written: datetime = field(validator=_aware)
     repeated: bool = False
+    wakes: bool = True
 
 
 @frozen(kw_only=True)

@@ -78,6 +78,15 @@ def agent_registered(agent: Agent, session_id: str) -> Notify:
     return _notice(_INFO, "agent.registered", text, agent=agent.id, session=session_id)
 
 
+def agent_oriented(agent: str) -> Notify:
+    return _notice(_INFO, "agent.oriented", f"{agent} was told who it is", agent=agent)
+
+
+def agent_not_oriented(agent: str, error: RelayError) -> Notify:
+    text = f"{agent} could not be told who it is, and is not told any more: {error}"
+    return _notice(_WARNING, "agent.not_oriented", text, agent=agent)
+
+
 def sessions_left_alone(count: int) -> Notify:
     sessions = "1 session is" if count == 1 else f"{count} sessions are"
     text = f"{sessions} older than the hub and left alone: new ones become agents"

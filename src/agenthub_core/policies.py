@@ -100,6 +100,18 @@ class RateLimit:
 
 
 @frozen(kw_only=True)
+class Orientation:
+    """How a session is told who it is."""
+
+    retries: int = field(default=2, validator=_at_least(0))
+    """Further tries for one that did not take it in (AGENT_HUB_ORIENTATION_RETRY_MAX)."""
+    delay: timedelta = field(default=timedelta(seconds=60), validator=_positive)
+    """Before each of them (AGENT_HUB_ORIENTATION_RETRY_DELAY)."""
+    wakes: bool = False
+    """Whether its model answers it, which costs a turn in every session (orientation.wake)."""
+
+
+@frozen(kw_only=True)
 class Policy:
     """Every number that the broker obeys."""
 
@@ -123,5 +135,7 @@ class Policy:
     workers: int = field(default=4, validator=_at_least(1))
     """Injections under way at once (AGENT_HUB_INJECTION_WORKERS)."""
     backoff: Backoff = field(factory=Backoff)
+    orientation: Orientation | None = None
+    """None where nobody is told who they are."""
     rate_limit: RateLimit | None = None
     """None where everybody may write as often as they like."""

@@ -6,7 +6,7 @@ your port, override its one fixture, and it runs on yours.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -121,8 +121,16 @@ class MessageStore(Protocol):
         """
         ...
 
+    def oriented(self) -> Collection[str]:
+        """The sessions that were told who they are, in no order."""
+        ...
+
+    def save_oriented(self, session_id: str, at: datetime) -> None:
+        """Keep that a session was told who it is; twice is once."""
+        ...
+
     def begin_anew(self, now: datetime) -> None:
-        """Let it be as if a hub began `now`: every agent is without its session.
+        """Let it be as if a hub began `now`: agents are without sessions, and none was oriented.
 
         The agents themselves, and all messages, stay.
         """
@@ -170,8 +178,12 @@ class SessionRelay(Protocol):
         it, or is busy; a turn that was abandoned is run again. The session keeps its own agent and
         model.
 
-        Raises `SessionUnknown`; `SessionBusy` where another process is at work on the session, and
-        then nothing was done; `PromptInvalid`; `PromptNotHeld`.
+        A prompt that does not wake goes in only while the session is idle in every process and has
+        an agent and a model of its own. No turn is run on it, now or later.
+
+        Raises `SessionUnknown`; `SessionBusy` where another process is at work on the session, or a
+        prompt that does not wake cannot go in, and then nothing was done; `PromptInvalid`;
+        `PromptNotHeld`.
         """
         ...
 

@@ -7,7 +7,12 @@ cannot contain, and so can neither close nor forge.
 
 from __future__ import annotations
 
-from agenthub_core.model import HUMAN, Message, Priority, Prompt, fingerprint
+from collections.abc import Sequence
+from datetime import datetime
+
+from agenthub_core.model import HUMAN, Agent, Message, Priority, Prompt, fingerprint
+
+_NAMED = 5  # agents that an orientation names: a glance; list_agents tells them all
 
 _TAG = 8  # hex digits of a fence's tag: enough that no text contains it by chance
 
@@ -46,6 +51,39 @@ def delivery(
         written=message.timestamp,
         repeated=repeated,
     )
+
+
+def orientation(
+    agent: Agent, *, session_id: str, others: Sequence[Agent], wakes: bool, now: datetime
+) -> Prompt:
+    """The prompt that tells a session who it is; the same id, however often it is made."""
+    return Prompt(
+        id=fingerprint("orientation", agent.id, session_id),
+        session_id=session_id,
+        text=_orientation_text(agent.id, others),
+        written=now,
+        repeated=True,  # an earlier run may have told it, and not have written that down
+        wakes=wakes,
+    )
+
+
+def _orientation_text(name: str, others: Sequence[Agent]) -> str:
+    here = [f"- {other.id}, in {_plain(other.directory)}" for other in others[:_NAMED]]
+    if len(others) > _NAMED:
+        here.append(f"- +{len(others) - _NAMED} more")
+    company = "Also here:\n" + "\n".join(here) if here else "Nobody else is here yet."
+    return f"""\
+agent-hub: for your information. This session is known to the other agents on this machine as
+"{name}". {company}
+
+What they write to "{name}" comes into this session by itself, marked as theirs. Should something
+concern one of them, the tools are agent-hub_send_message (from "{name}"), agent-hub_list_agents and
+agent-hub_sync. Nothing has to be done now, and this needs no answer."""
+
+
+def _plain(text: str) -> str:
+    """On one line, without control characters."""
+    return text.translate(_ESCAPED).replace("\n", " ").replace("\t", " ")
 
 
 def _delivery_text(message: Message, recipient: str, identity: str, spool: str) -> str:

@@ -3,12 +3,14 @@
 An action is performed by whoever drives the broker, and its outcome comes back as an event:
 
     Inject        -> Injected | InjectFailed
+    Orient        -> Oriented | OrientFailed
     ListSessions  -> SessionsListed | ListingFailed
     CheckTurn     -> TurnSeen | TurnUnseen
     ResumeTurn    -> (nothing: the next CheckTurn sees what became of it)
     Settle        -> Settled | SettleFailed
     Quarantine    -> Quarantined | StoreFailed
     SaveAgent     -> (nothing) | StoreFailed
+    SaveOriented  -> (nothing) | StoreFailed
     Notify        -> (nothing)
 """
 
@@ -16,7 +18,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from attrs import field, frozen
 
@@ -94,6 +96,23 @@ class InjectFailed:
 
 
 @frozen(kw_only=True)
+class Oriented:
+    """The session holds what it is told of itself."""
+
+    recipient: str
+    receipt: Receipt
+
+
+@frozen(kw_only=True)
+class OrientFailed:
+    """It does not, and why."""
+
+    recipient: str
+    session_id: str
+    error: RelayError
+
+
+@frozen(kw_only=True)
 class TurnSeen:
     """What became of the newest prompt in a session."""
 
@@ -156,6 +175,8 @@ Event = (
     | ListingFailed
     | Injected
     | InjectFailed
+    | Oriented
+    | OrientFailed
     | TurnSeen
     | TurnUnseen
     | Settled
@@ -174,6 +195,14 @@ class Inject:
     """Hand the prompt to its session and see that it is held."""
 
     key: str
+    recipient: str
+    prompt: Prompt
+
+
+@frozen(kw_only=True)
+class Orient:
+    """Tell a session who it is, and see that it is held."""
+
     recipient: str
     prompt: Prompt
 
@@ -222,6 +251,14 @@ class SaveAgent:
     agent: Agent
 
 
+@frozen(kw_only=True)
+class SaveOriented:
+    """Keep that the session was told who it is, beyond the hub's own life."""
+
+    session_id: str
+    at: datetime
+
+
 class Severity(enum.Enum):
     """How much a notice matters to the person who runs the hub."""
 
@@ -241,4 +278,15 @@ class Notify:
     fields: Mapping[str, str | int | float] = field(factory=dict)
 
 
-Action = Inject | ListSessions | CheckTurn | ResumeTurn | Settle | Quarantine | SaveAgent | Notify
+Action = (
+    Inject
+    | Orient
+    | ListSessions
+    | CheckTurn
+    | ResumeTurn
+    | Settle
+    | Quarantine
+    | SaveAgent
+    | SaveOriented
+    | Notify
+)

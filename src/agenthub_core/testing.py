@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 from attrs import define, evolve, field
@@ -67,6 +67,7 @@ class MemoryStore:
         self._archive: list[Settlement] = []
         self._agents: dict[str, Agent] = {}
         self._began: datetime | None = None
+        self._oriented: set[str] = set()
         self.quarantined: dict[str, Fault] = {}
         self._faults: deque[StoreError] = deque()
         self.broken = False
@@ -179,9 +180,21 @@ class MemoryStore:
             self._began = self._began or _to_the_millisecond(now)
             return self._began
 
+    def oriented(self) -> Collection[str]:
+        self._fail(StoreUnreadable)
+        with self._lock:
+            return frozenset(self._oriented)
+
+    def save_oriented(self, session_id: str, at: datetime) -> None:
+        del at  # nobody asks when
+        self._fail(StoreUnwritable)
+        with self._lock:
+            self._oriented.add(session_id)
+
     def begin_anew(self, now: datetime) -> None:
         self._fail(StoreUnwritable)
         with self._lock:
+            self._oriented.clear()
             self._began = _to_the_millisecond(now)
             for name, agent in self._agents.items():
                 self._agents[name] = evolve(agent, session_id=None, slug="")
@@ -302,16 +315,19 @@ class MemoryRelay:
                 self._resume(conversation, prompt.id)
             elif conversation.busy:
                 raise SessionBusy(f"session {prompt.session_id} is at work in another process")
+            elif not prompt.wakes and conversation.state is TurnState.RUNNING:
+                raise SessionBusy(f"session {prompt.session_id} is at work")
             else:
                 conversation.prompts.append(evolve(prompt, repeated=False))
-                self._run(conversation)
+                if prompt.wakes:
+                    self._run(conversation)
             return Receipt(prompt_id=prompt.id, session_id=prompt.session_id)
 
     def turn(self, session_id: str) -> Turn:
         with self._lock:
             self._answer()
             conversation = self._find(session_id)
-            newest = conversation.prompts[-1].id if conversation.prompts else ""
+            newest = _newest(conversation)
             return Turn(
                 session_id=session_id,
                 state=conversation.state,
@@ -325,7 +341,7 @@ class MemoryRelay:
             self._resume(self._find(session_id), prompt_id)
 
     def _resume(self, conversation: _Conversation, prompt_id: str) -> None:
-        newest = conversation.prompts[-1].id if conversation.prompts else ""
+        newest = _newest(conversation)
         if conversation.state is TurnState.ABANDONED and newest == prompt_id:
             self._run(conversation)
 
@@ -343,3 +359,9 @@ class MemoryRelay:
         if conversation is None:
             raise SessionUnknown(f"there is no session {shown(session_id)}")
         return conversation
+
+
+def _newest(conversation: _Conversation) -> str:
+    """The id of the newest prompt that has a turn."""
+    waking = [prompt.id for prompt in conversation.prompts if prompt.wakes]
+    return waking[-1] if waking else ""

@@ -617,6 +617,19 @@ class MessageStoreContract:
         assert (known.id, known.session_id) == ("bob", None)
         assert store.read(key) == message()
 
+    # --------------------------------------------------------------------------- who was told
+
+    def test_the_sessions_that_were_told_who_they_are_are_known(self, store: MessageStore) -> None:
+        assert set(store.oriented()) == set()
+        for session_id in ("ses_bob", "ses_carol", "ses_bob"):
+            store.save_oriented(session_id, NOON)
+        assert set(store.oriented()) == {"ses_bob", "ses_carol"}
+
+    def test_a_hub_that_begins_anew_has_told_nobody(self, store: MessageStore) -> None:
+        store.save_oriented("ses_bob", NOON)
+        store.begin_anew(NOON)
+        assert set(store.oriented()) == set()
+
     # ----------------------------------------------------------------------- who is at work
 
     def test_a_store_is_claimed_while_a_hub_is_at_work_on_it(
@@ -794,6 +807,7 @@ class MessageStoreContract:
             lambda store: store.register_agent(agent()),
             lambda store: store.began(NOON),
             lambda store: store.begin_anew(NOON),
+            lambda store: store.save_oriented("ses_bob", NOON),
         ],
         ids=[
             "put",
@@ -804,6 +818,7 @@ class MessageStoreContract:
             "register_agent",
             "began",
             "begin_anew",
+            "save_oriented",
         ],
     )
     def test_writing_to_a_broken_store_says_that_it_cannot_be_written(

@@ -20,11 +20,12 @@ from agenthub_adapters.metrics import Metrics
 from agenthub_core import (
     Event,
     PromptInvalid,
+    Receipt,
     RelayUnreachable,
     SessionUnknown,
     StoreUnwritable,
 )
-from agenthub_core.protocol import MalformedArrived, MessageWithdrawn, Quarantined
+from agenthub_core.protocol import MalformedArrived, MessageWithdrawn, Oriented, Quarantined
 from tests.unit.builders import FAULT, Actions, Story, message
 
 REFERENCE = {
@@ -34,6 +35,7 @@ REFERENCE = {
     "agent_hub_injections_retried_total": "counter",
     "agent_hub_injections_failed_total": "counter",
     "agent_hub_agents_auto_created_total": "counter",
+    "agent_hub_sessions_oriented_total": "counter",
     "agent_hub_message_queue_size": "gauge",
 }
 """Those names of opencode-agent-hub that the hub has something to say about."""
@@ -92,8 +94,10 @@ def test_at_first_nothing_has_happened() -> None:
 
 
 def test_a_day_at_the_hub(tmp_path: Path) -> None:
-    """Two agents; two messages are delivered, one of them late; one is nobody's; one waits."""
+    """Two agents, one told; two messages are delivered, one late; one is nobody's; one waits."""
     story = Counted("alice", "bob")
+    receipt = Receipt(prompt_id="p", session_id="ses_alice")
+    story.tell(Oriented(recipient="alice", receipt=receipt))
     story.arrives(message(id="m1"))
     story.holds("m1")
     story.settled("m1")
@@ -118,6 +122,7 @@ def test_a_day_at_the_hub(tmp_path: Path) -> None:
         "agent_hub_injections_retried_total": 1,
         "agent_hub_injections_failed_total": 0,
         "agent_hub_agents_auto_created_total": 2,
+        "agent_hub_sessions_oriented_total": 1,
         "agent_hub_message_queue_size": 1,
     }
 

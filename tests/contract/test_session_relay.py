@@ -138,6 +138,10 @@ def prompt(session_id: str, text: str = "Hello", **fields: Any) -> Prompt:
     return Prompt(session_id=session_id, **(defaults | fields))
 
 
+def silent(session_id: str) -> Prompt:
+    return prompt(session_id, wakes=False)
+
+
 def repeated(original: Prompt) -> Prompt:
     return evolve(original, repeated=True)
 
@@ -400,6 +404,77 @@ class SessionRelayContract:
         surroundings.go_away()
         with pytest.raises(RelayUnreachable):
             call(surroundings.relay, session_id)
+
+    # ------------------------------------------------------------------- what wakes nobody
+
+    def test_what_does_not_wake_is_held_and_no_turn_is_run_on_it(
+        self, surroundings: Surroundings, relay: SessionRelay
+    ) -> None:
+        session_id = surroundings.open().id
+        surroundings.say(session_id)
+        turns = surroundings.turns(session_id)
+
+        receipt = relay.inject(silent(session_id))
+
+        assert receipt == Receipt(prompt_id="Hello", session_id=session_id)
+        assert surroundings.texts(session_id)[-1:] == ["Hello"]
+        assert relay.turn(session_id).state is TurnState.NONE
+        assert surroundings.turns(session_id) == turns
+
+    def test_what_does_not_wake_is_held_once_however_often_it_is_repeated(
+        self, surroundings: Surroundings, relay: SessionRelay
+    ) -> None:
+        session_id = surroundings.open().id
+        surroundings.say(session_id)
+        turns = surroundings.turns(session_id)
+
+        for _ in range(3):
+            relay.inject(repeated(silent(session_id)))
+            relay.resume(session_id, "Hello")
+
+        assert surroundings.texts(session_id).count("Hello") == 1
+        assert surroundings.turns(session_id) == turns
+
+    def test_what_does_not_wake_waits_for_the_end_of_a_turn(
+        self, surroundings: Surroundings, relay: SessionRelay
+    ) -> None:
+        session_id = surroundings.open().id
+        surroundings.hold_turn(session_id)
+        relay.inject(prompt(session_id, "Build it"))
+        running(relay, session_id)
+
+        with pytest.raises(SessionBusy):
+            relay.inject(silent(session_id))
+
+        assert surroundings.texts(session_id) == ["Build it"]
+        surroundings.end_turn(session_id)
+        ended(relay, session_id)
+        relay.inject(silent(session_id))
+        assert surroundings.texts(session_id) == ["Build it", "Hello"]
+        assert surroundings.turns(session_id) == 1
+
+    def test_what_does_not_wake_waits_for_another_process_too(
+        self, surroundings: Surroundings, relay: SessionRelay
+    ) -> None:
+        session_id = surroundings.open().id
+        surroundings.work_elsewhere(session_id)
+        with pytest.raises(SessionBusy):
+            relay.inject(silent(session_id))
+        surroundings.end_turn(session_id)
+        assert "Hello" not in surroundings.texts(session_id)
+
+    def test_a_session_that_was_told_something_is_woken_as_ever(
+        self, surroundings: Surroundings, relay: SessionRelay
+    ) -> None:
+        session_id = surroundings.open().id
+        surroundings.say(session_id)
+        relay.inject(silent(session_id))
+        turns = surroundings.turns(session_id)
+
+        relay.inject(prompt(session_id, "Build it"))
+
+        assert ended(relay, session_id).state is TurnState.ANSWERED
+        assert surroundings.turns(session_id) == turns + 1
 
     # --------------------------------------------------------------------------- repetitions
 

@@ -1233,6 +1233,7 @@ def test_looking_whether_there_is_a_hub_leaves_no_trace(spool: FileSpool) -> Non
         lambda spool: spool.register_agent(agent()),
         lambda spool: spool.began(NOON),
         lambda spool: spool.begin_anew(NOON),
+        lambda spool: spool.save_oriented("ses_bob", NOON),
     ],
     ids=[
         "put",
@@ -1243,6 +1244,7 @@ def test_looking_whether_there_is_a_hub_leaves_no_trace(spool: FileSpool) -> Non
         "register_agent",
         "began",
         "begin_anew",
+        "save_oriented",
     ],
 )
 def test_a_disk_that_takes_no_more_is_told_and_nothing_is_lost(
@@ -1690,3 +1692,21 @@ def test_a_record_of_the_beginning_that_is_of_no_use_is_written_anew(
     (spool.root / "hub.json").write_text(content)
     assert spool.began(NOON) == NOON
     assert spool.began(NOON + HOUR) == NOON
+
+
+@pytest.mark.parametrize("content", ["", "[]", '["ses_bob"]', "{"])
+def test_a_record_of_who_was_told_that_is_of_no_use_is_written_anew(
+    spool: FileSpool, content: str
+) -> None:
+    (spool.root / "oriented_sessions.json").write_text(content)
+    assert set(spool.oriented()) == set()
+    spool.save_oriented("ses_bob", NOON)
+    assert set(spool.oriented()) == {"ses_bob"}
+
+
+def test_who_was_told_is_kept_with_the_first_time(spool: FileSpool) -> None:
+    spool.save_oriented("ses_bob", NOON)
+    spool.save_oriented("ses_bob", NOON + HOUR)
+    path = spool.root / "oriented_sessions.json"
+    assert json.loads(path.read_text()) == {"ses_bob": {"orientedAt": 1767268800000}}
+    assert path.stat().st_mode & 0o077 == 0

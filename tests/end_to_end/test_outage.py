@@ -80,7 +80,7 @@ def test_an_accepted_prompt_that_never_appears_is_tried_again_until_it_does(
         hub.send("m", sender="writer", to=session["slug"], content="into the void")
         trouble = hub.wait_for("session.trouble")
         assert "never appeared" in trouble["text"]
-        assert door.prompts == 2
+        assert door.prompts(session["id"]) == 2
 
         door.behave(Behaviour.OPEN)
 

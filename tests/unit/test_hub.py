@@ -15,7 +15,9 @@ from agenthub_core import (
     Executor,
     Hub,
     Message,
+    Orientation,
     Outcome,
+    Policy,
     Reading,
     RelayUnreachable,
     Rhythm,
@@ -81,7 +83,9 @@ class World:
         executor: Executor | None = None,
         writer: Executor | None = None,
         rhythm: Rhythm | None = None,
+        policy: Policy | None = None,
     ) -> None:
+        self.policy = policy
         self.clock = LivelyClock()
         self.store = Store()
         self.relay = MemoryRelay(map(session, here))
@@ -94,7 +98,7 @@ class World:
     def begin(self) -> None:
         """Start the hub; another one, if there was one: that was killed then."""
         self.hub = Hub(
-            broker=Broker(agents=self.store.agents()),
+            broker=Broker(self.policy, agents=self.store.agents(), oriented=self.store.oriented()),
             store=self.store,
             relay=self.relay,
             clock=self.clock,
@@ -198,6 +202,47 @@ def test_agents_are_saved_in_the_store() -> None:
     world = World("bob")
     world.steps()
     assert list(world.store.agents()) == [agent("bob", directory="/projects/bob")]
+
+
+TELLING = Policy(orientation=Orientation())
+
+
+def test_a_new_session_is_told_who_it_is_once_in_all_runs() -> None:
+    world = World("bob", policy=TELLING)
+    world.steps()
+    (told,) = world.relay.held("ses_bob")
+    assert ('"bob"' in told.text, told.wakes, world.relay.turns("ses_bob")) == (True, False, 0)
+    assert world.store.oriented() == {"ses_bob"}
+    world.begin()
+    world.steps()
+    assert len(world.relay.held("ses_bob")) == 1
+
+
+def test_who_cannot_be_told_now_is_told_later() -> None:
+    world = World("bob", policy=TELLING)
+    world.relay.work_elsewhere("ses_bob", busy=True)
+    world.steps()
+    assert world.relay.held("ses_bob") == ()
+    world.relay.work_elsewhere("ses_bob", busy=False)
+    world.steps(5)
+    assert len(world.relay.held("ses_bob")) == 1
+
+
+def test_where_the_store_could_not_keep_who_was_told_they_still_hold_it_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise FULL
+
+    world = World("bob", policy=TELLING)
+    with monkeypatch.context() as patched:
+        patched.setattr(world.store, "save_oriented", fail)
+        world.steps()
+    assert "store.failed" in topics(world.actions)
+    world.begin()
+    world.steps()
+    assert len(world.relay.held("ses_bob")) == 1
+    assert world.store.oriented() == {"ses_bob"}
 
 
 def test_a_broadcast_reaches_all_but_its_sender() -> None:

@@ -26,6 +26,7 @@ from agenthub_core import (
     Fault,
     Hub,
     Message,
+    Orientation,
     Outcome,
     Policy,
     Priority,
@@ -52,6 +53,9 @@ from agenthub_core.protocol import (
     InjectFailed,
     MessageArrived,
     MessageWithdrawn,
+    Orient,
+    Oriented,
+    OrientFailed,
     Settle,
     Settled,
 )
@@ -77,7 +81,7 @@ ERRORS = st.sampled_from(
 AGES = st.sampled_from([0, 0, 1, 60, 3000, -60])
 PICKS = st.integers(0, 20)
 
-POLICY = Policy(workers=2)
+POLICY = Policy(workers=2, orientation=Orientation())
 LONG_ENOUGH = timedelta(minutes=3)  # for the slowest retry to come round, and what it holds up
 
 
@@ -167,10 +171,11 @@ class Promises(RuleBasedStateMachine):
     def begin(self) -> None:
         self.worker, self.writer = Later(), Later()
         self.injecting: dict[str, str] = {}
+        self.telling: set[str] = set()
         self.waiting: dict[str, tuple[str, int, datetime]] = {}
         self.settling: dict[str, Message] = {}
         self.settled: Counter[Message] = Counter()
-        self.broker = Broker(POLICY, agents=self.store.agents())
+        self.broker = Broker(POLICY, agents=self.store.agents(), oriented=self.store.oriented())
         self.hub = Hub(
             broker=self.broker,
             store=self.store,
@@ -191,17 +196,23 @@ class Promises(RuleBasedStateMachine):
                 self.waiting.pop(key, None)
             case Injected() | InjectFailed():
                 del self.injecting[event.recipient]
+            case Oriented() | OrientFailed():
+                self.telling.remove(event.recipient)
             case Settled(key=key):
                 self.settled[self.settling.pop(key)] += 1
         for action in actions:
             if isinstance(action, Inject):
                 self.check_injection(action)
+            elif isinstance(action, Orient):
+                assert action.recipient not in {*self.injecting, *self.telling}, "not idle"
+                self.telling.add(action.recipient)
             elif isinstance(action, Settle):
                 self.waiting.pop(action.settlement.key, None)
                 self.settling[action.settlement.key] = action.settlement.message
 
     def check_injection(self, inject: Inject) -> None:
-        assert inject.recipient not in self.injecting, "two at once for one session"
+        busy = {*self.injecting, *self.telling}
+        assert inject.recipient not in busy, "two at once for one session"
         self.injecting[inject.recipient] = inject.key
         assert len(self.injecting) <= POLICY.workers
         place = self.waiting[inject.key][1:]
@@ -381,8 +392,8 @@ class Promises(RuleBasedStateMachine):
     @invariant()
     def no_session_holds_anything_twice(self) -> None:
         for slug in self.open:
-            texts = [prompt.text for prompt in self.relay.held(f"ses_{slug}")]
-            assert len(set(texts)) == len(texts)
+            held = [prompt.id for prompt in self.relay.held(f"ses_{slug}")]
+            assert len(set(held)) == len(held)
 
     @invariant()
     def what_is_settled_ended_as_the_archive_says(self) -> None:

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agenthub_cli.settings import Settings, read_settings
-from agenthub_core import AgentHubError, Backoff, InvalidSettings, Policy
+from agenthub_core import AgentHubError, Backoff, InvalidSettings, Orientation, Policy
 
 DEFAULTS = {
     "directory": Path("~/.agent-hub").expanduser(),
@@ -30,6 +30,9 @@ DEFAULTS = {
     "injection_workers": 4,
     "injection_retries": 3,
     "injection_timeout": timedelta(seconds=5),
+    "orientation_retries": 2,
+    "orientation_delay": timedelta(seconds=60),
+    "orientation_wakes": False,
     "rate_limit": False,
     "rate_limit_max": 10,
     "rate_limit_window": timedelta(seconds=300),
@@ -49,6 +52,9 @@ VARIABLES = {
     "injection_workers": "AGENT_HUB_INJECTION_WORKERS",
     "injection_retries": "AGENT_HUB_INJECTION_RETRIES",
     "injection_timeout": "AGENT_HUB_INJECTION_TIMEOUT",
+    "orientation_retries": "AGENT_HUB_ORIENTATION_RETRY_MAX",
+    "orientation_delay": "AGENT_HUB_ORIENTATION_RETRY_DELAY",
+    "orientation_wakes": "AGENT_HUB_ORIENTATION_WAKE",
     "rate_limit": "AGENT_HUB_RATE_LIMIT",
     "rate_limit_max": "AGENT_HUB_RATE_LIMIT_MAX",
     "rate_limit_window": "AGENT_HUB_RATE_LIMIT_WINDOW",
@@ -65,13 +71,16 @@ KEYS = {
     "injection_workers": "injection.workers",
     "injection_retries": "injection.retries",
     "injection_timeout": "injection.timeout",
+    "orientation_retries": "orientation.retry_max",
+    "orientation_delay": "orientation.retry_delay",
+    "orientation_wakes": "orientation.wake",
     "rate_limit": "rate_limit.enabled",
     "rate_limit_max": "rate_limit.max_messages",
     "rate_limit_window": "rate_limit.window_seconds",
     "rate_limit_cooldown": "rate_limit.cooldown_seconds",
 }
 
-SWITCHES = {"preflight", "rate_limit"}
+SWITCHES = {"preflight", "orientation_wakes", "rate_limit"}
 
 CHOICES: dict[str, list[tuple[Any, Any]]] = {
     "directory": [("/a", Path("/a")), ("/b", Path("/b")), ("/c", Path("/c"))],
@@ -89,6 +98,9 @@ CHOICES: dict[str, list[tuple[Any, Any]]] = {
         (2, timedelta(seconds=2)),
         (3, timedelta(0, 3)),
     ],
+    "orientation_retries": [(0, 0), (1, 1), (3, 3)],
+    "orientation_delay": [(1, timedelta(0, 1)), (2, timedelta(0, 2)), (3, timedelta(0, 3))],
+    "orientation_wakes": [("true", True), ("no", False), (1, True)],
     "rate_limit": [("true", True), ("no", False), (1, True)],
     "rate_limit_max": [(1, 1), (2, 2), (3, 3)],
     "rate_limit_window": [(1, timedelta(0, 1)), (2, timedelta(0, 2)), (3, timedelta(0, 3))],
@@ -364,6 +376,7 @@ def test_the_broker_is_told_what_the_user_has_set() -> None:
             "gc": {"message_ttl_seconds": 60, "agent_stale_seconds": 120},
             "session": {"poll_seconds": 2},
             "injection": {"workers": 8, "retries": 1},
+            "orientation": {"retry_max": 4, "retry_delay": 30, "wake": True},
         }
     )
     assert settings.policy() == Policy(
@@ -372,11 +385,12 @@ def test_the_broker_is_told_what_the_user_has_set() -> None:
         session_poll=timedelta(seconds=2),
         workers=8,
         backoff=Backoff(quick=1),
+        orientation=Orientation(retries=4, delay=timedelta(seconds=30), wakes=True),
     )
 
 
 def test_the_broker_is_told_nothing_else_than_the_defaults_of_its_own() -> None:
-    assert read().policy() == Policy()
+    assert read().policy() == Policy(orientation=Orientation())
 
 
 @pytest.mark.parametrize(

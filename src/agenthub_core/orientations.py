@@ -1,0 +1,121 @@
+"""Telling each session once who it is: its name, who else is here, and which tools there are.
+
+It costs nothing: the text goes in while the session is idle and nothing waits for it, and does not
+wake its model, which reads it with its next turn. A session that is given a message first has
+learnt from that how it is called and how to answer, and is told no more.
+
+What is said is the business of `prompts`; how often it is tried, of `policies`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import datetime
+
+from agenthub_core import notices, prompts
+from agenthub_core.channels import Channels
+from agenthub_core.errors import SessionBusy, SessionUnknown
+from agenthub_core.model import Agent
+from agenthub_core.policies import Policy
+from agenthub_core.protocol import Action, Orient, Oriented, OrientFailed, SaveOriented
+from agenthub_core.roster import Roster
+
+
+class Orientations:
+    """Who is yet to be told, and what came of it.
+
+    `appoint` asks for a call of `due` at a time, `act` for an action; `gone` is told of an agent
+    whose session is no more. `done` are the sessions that were told in earlier runs.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        done: Iterable[str],
+        roster: Roster,
+        channels: Channels,
+        appoint: Callable[[str, datetime], None],
+        act: Callable[[Action], None],
+        gone: Callable[[str], None],
+    ) -> None:
+        self._policy = policy
+        self._done = set(done)
+        self._failures: dict[str, int] = {}
+        self._roster = roster
+        self._channels = channels
+        self._appoint = appoint
+        self._act = act
+        self._gone = gone
+
+    def seen(self, session_id: str, now: datetime) -> None:
+        """The session is there: if nobody has told it yet, that is to be done."""
+        if self._policy.orientation is None:
+            return
+        if session_id not in self._done and session_id not in self._failures:
+            self._failures[session_id] = 0
+            self._appoint(session_id, now)
+
+    def delivered(self, session_id: str, now: datetime) -> None:
+        """The session holds a message: now it knows as much."""
+        if self._failures.pop(session_id, None) is not None:
+            self._finish(session_id, now)
+
+    def due(self, session_id: str, now: datetime, *, relay_up: bool) -> None:
+        """Tell the session, if now is the time."""
+        agent = self._roster.of_session(session_id)
+        if agent is None or session_id not in self._failures:
+            self._failures.pop(session_id, None)
+            return
+        channel = self._channels[agent.id]
+        if not relay_up or channel.under_way is not None or channel.head() is not None:
+            self._appoint(session_id, now + self._policy.session_poll)
+            return
+        self._channels.occupy(agent.id, f"orientation of {session_id}")
+        wakes = self._policy.orientation is not None and self._policy.orientation.wakes
+        prompt = prompts.orientation(
+            agent, session_id=session_id, others=self._others(agent, now), wakes=wakes, now=now
+        )
+        self._act(Orient(recipient=agent.id, prompt=prompt))
+
+    def oriented(self, event: Oriented, now: datetime) -> None:
+        """The session holds it."""
+        self._channels.arrived(event.recipient)
+        session_id = event.receipt.session_id
+        if self._failures.pop(session_id, None) is not None:
+            self._finish(session_id, now)
+            self._act(notices.agent_oriented(event.recipient))
+
+    def failed(self, event: OrientFailed, now: datetime) -> None:
+        """The session does not hold it."""
+        self._channels.arrived(event.recipient)
+        session_id, error = event.session_id, event.error
+        orientation = self._policy.orientation
+        if session_id not in self._failures or orientation is None:
+            return
+        if isinstance(error, SessionUnknown):
+            del self._failures[session_id]
+            self._gone(event.recipient)
+        elif isinstance(error, SessionBusy):
+            self._appoint(session_id, now + self._policy.session_poll)
+        else:
+            self._failures[session_id] += 1
+            if self._failures[session_id] <= orientation.retries:
+                self._appoint(session_id, now + orientation.delay)
+            else:
+                self._act(notices.agent_not_oriented(event.recipient, error))
+
+    def _finish(self, session_id: str, now: datetime) -> None:
+        self._done.add(session_id)
+        self._act(SaveOriented(session_id=session_id, at=now))
+
+    def _others(self, agent: Agent, now: datetime) -> list[Agent]:
+        """Who else is here, the latest first."""
+        here = [
+            other
+            for other in self._roster
+            if other.id != agent.id
+            and other.session_id is not None
+            and now - other.last_seen <= self._policy.agent_stale
+        ]
+        return sorted(here, key=lambda other: other.last_seen, reverse=True)
