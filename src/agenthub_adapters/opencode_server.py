@@ -34,6 +34,7 @@ _PROBE_SECONDS = 0.3
 """How long one probe waits: a request that is accepted during start-up may never be answered."""
 
 _PAUSE_SECONDS = 0.05  # between two probes; OpenCode needs some 1.5 s to start
+_LOOK_SECONDS = 5.0  # for who only looks: as long as the hub gives OpenCode for an answer
 _END_SECONDS = 1.5  # for a server to end when asked to (0.13 s): the hub itself has 5 s
 
 T = TypeVar("T")
@@ -115,14 +116,18 @@ class OpenCodeServer:
 
         Raises `ServerError` where the port is held by something else, or the password is wrong.
         """
-        try:
-            return self._ask(self._recorded())
-        except httpx.ConnectError:
-            return None
-        except httpx.TimeoutException as error:
-            raise self._held_by_something_else("does not answer") from error
-        except httpx.HTTPError as error:
-            raise self._held_by_something_else(f"answers with no HTTP ({error})") from error
+        deadline = time.monotonic() + _LOOK_SECONDS
+        while True:
+            try:
+                return self._ask(self._recorded())
+            except httpx.ConnectError:
+                return None
+            except httpx.TimeoutException as error:  # it may have much to do
+                if time.monotonic() > deadline:
+                    raise self._held_by_something_else("does not answer") from error
+            except httpx.HTTPError as error:
+                raise self._held_by_something_else(f"answers with no HTTP ({error})") from error
+            time.sleep(_PAUSE_SECONDS)
 
     def stop(self) -> None:
         """End the server if it is the hub's own."""
@@ -237,13 +242,22 @@ class OpenCodeServer:
                 raise ServerError(f"{binary} cannot be started: {error.strerror}") from error
         self._server = Server(url=self._url, password=password, pid=self._process.pid)
         try:
-            with _private(self._record) as record:
-                record.write(json.dumps(unstructure(self._server)).encode())
+            self._write_record(self._server)
             self._await_health(self._process, password, given_up, said_before)
         except BaseException:  # whatever it was, nobody will stop it later
             self.stop()
             raise
         return self._server
+
+    def _write_record(self, server: Server) -> None:
+        """Whole at once: others look there whom to ask, and with which password."""
+        new = self._record.with_name(f"{self._record.name}.new")
+        with _private(new) as record:
+            record.write(json.dumps(unstructure(server)).encode())
+        try:
+            new.replace(self._record)
+        except OSError as error:
+            raise ServerError(f"{self._record} cannot be written: {error.strerror}") from error
 
     def _await_health(
         self,
