@@ -102,11 +102,20 @@ def _server(settings: Settings) -> Iterator[Finding]:
     found = OpenCodeServer(
         settings.opencode_port, root=settings.directory, password=settings.opencode_password or None
     ).look()
-    if found is None:
-        text = f"{settings.opencode_port} is free: the daemon starts an OpenCode server there"
+    port = settings.opencode_port
+    running = FileSpool(settings.directory, clock=SystemClock()).claimed()
+    if found is not None:
+        text = f"an OpenCode server answers on {port}"
+    elif running:
+        text = f"the hub is running, but no OpenCode server answers on {port}"
     else:
-        text = f"an OpenCode server answers on {settings.opencode_port}"
-    yield Finding(name="port", well=True, text=text)
+        text = f"{port} is free: the daemon starts an OpenCode server there"
+    yield Finding(
+        name="port",
+        well=found is not None or not running,
+        text=text,
+        mend="a server of the hub's own comes back by itself; start any other again",
+    )
     if found is not None:
         asks = "asks for a password" if found.password else "asks for no password"
         yield Finding(name="password", well=True, text=f"the server {asks}, and lets the hub in")

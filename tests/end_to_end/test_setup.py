@@ -647,6 +647,20 @@ def test_the_doctor_tells_that_another_program_holds_the_port(user: User) -> Non
     )
 
 
+def test_the_doctor_tells_that_a_hub_at_work_has_no_opencode(user: User) -> None:
+    spool = FileSpool(user.hub, clock=SystemClock())
+    spool.prepare()
+    with spool.claim():
+        done = quick(user).types("doctor")
+
+    assert done.returncode == 1
+    assert wrong(done.stdout) == {"port"}
+    assert report(done.stdout)["port"][1] == (
+        f"the hub is running, but no OpenCode server answers on {user.port} "
+        "→ a server of the hub's own comes back by itself; start any other again"
+    )
+
+
 def test_the_doctor_tells_scripts_what_it_tells_people(user: User) -> None:
     told, as_json = quick(user).types("doctor"), user.types("doctor", "--json")
 
