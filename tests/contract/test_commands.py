@@ -1022,6 +1022,14 @@ def test_a_script_is_told_all_that_is_known_of_a_message(spool: FileSpool) -> No
     }
 
 
+def test_show_finds_what_lies_under_a_name_that_is_no_id(spool: FileSpool) -> None:
+    document = {"from": "human", "to": "bob", "type": "task", "content": "By hand."}
+    (spool.messages / "name with space ü.json").write_text(json.dumps(document))
+    ((name, state),) = [(each["id"], each["state"]) for each in told("messages")]
+    assert state == "waiting"
+    assert "  By hand.\n" in said("show", name)
+
+
 @pytest.mark.parametrize("name", ["m2", "../m1", "m*", "", "x" * 5000])
 def test_show_of_what_is_not_there_says_where_to_look(spool: FileSpool, name: str) -> None:
     end(spool, message())
