@@ -163,13 +163,25 @@ def _why(entry: Entry) -> str:
 
 def _answer(gateway: Gateway, message: Message) -> Message | None:
     """The first answer, which counts as read now."""
-    query = Query(thread_id=message.thread_id, recipient=message.sender, since=message.timestamp)
-    answers = [entry for entry in gateway.records.find(query) if entry.message.id != message.id]
+    query = Query(recipient=message.sender, since=message.timestamp)
+    found = [each for each in gateway.records.find(query) if each.message.id != message.id]
+    answers = [each for each in found if each.message.thread_id == message.thread_id] or [
+        each for each in found if _answers_elsewhere(each.message, message)
+    ]
     if not answers:
         return None
     answer = min(answers, key=lambda entry: entry.message.timestamp)
     gateway.records.mark_read([answer])
     return answer.message
+
+
+def _answers_elsewhere(written: Message, asked: Message) -> bool:
+    """Whether it is from the very agent that was asked, in a thread of its own.
+
+    A model may leave out the thread when it answers; what it says in a thread that others began is
+    theirs. After a broadcast nobody can tell.
+    """
+    return written.sender == asked.recipient and written.thread_id == written.id
 
 
 def _reason(entry: Entry) -> str:

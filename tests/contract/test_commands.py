@@ -409,6 +409,62 @@ def test_an_answer_of_an_earlier_question_in_the_thread_is_not_this_ones(team: F
     assert "old" not in done.stdout
 
 
+def aside(asked: Message, **fields: Any) -> Message:
+    """An answer in a thread of its own: its writer has left out the one it was asked in."""
+    return evolve(answer_to(asked), id="aside", thread_id="aside", **fields)
+
+
+def test_an_answer_without_the_thread_is_one_if_it_is_from_who_was_asked(team: FileSpool) -> None:
+    def deliver_and_answer(asked: Message) -> None:
+        end(team, asked)
+        team.put(aside(asked))
+
+    with hub_that(team, deliver_and_answer):
+        done = agenthub("send", "bob", "Which port?", "--wait", "answered")
+    assert "bob · context · just now · thread aside\n  4096\n" in done.stdout
+    assert said("inbox").startswith("Nothing new.")
+
+
+@pytest.mark.usefixtures("team")
+def test_an_answer_in_the_thread_is_the_better_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    put = FileSpool.put
+
+    def put_and_answer(spool: FileSpool, sent: Message) -> str:
+        put(spool, aside(sent, content="By the way", timestamp=sent.timestamp))
+        put(spool, answer_to(sent))
+        return put(spool, sent)
+
+    monkeypatch.setattr(FileSpool, "put", put_and_answer)
+    done = agenthub("send", "bob", "Which port?", "--wait", "answered")
+    assert "  4096\n" in done.stdout
+    assert [each["id"] for each in told("inbox")] == ["aside"]
+
+
+@pytest.mark.parametrize(
+    ("to", "fields"),
+    [
+        ("bob", {"sender": "alice"}),
+        ("bob", {"thread_id": "of-others"}),
+        ("bob", {"recipient": "alice"}),
+        ("bob", {"timestamp": ago(minutes=1)}),
+        ("all", {"sender": "bob"}),
+    ],
+    ids=["another agent's", "in another thread", "to another", "from before", "of a broadcast"],
+)
+def test_what_else_is_written_without_the_thread_is_no_answer(
+    team: FileSpool, to: str, fields: dict[str, Any]
+) -> None:
+    def deliver_and_write(asked: Message) -> None:
+        team.put(evolve(aside(evolve(asked, recipient="bob")), **fields))
+        end(team, asked)
+
+    with hub_that(team, deliver_and_write):
+        done = agenthub("send", to, "Which port?", "--wait", "answered", "--timeout", "0.5")
+    assert (done.exit_code, done.stdout) == (1, "")
+
+
 def test_an_answer_that_was_waited_for_is_not_new_in_the_inbox(team: FileSpool) -> None:
     with hub_that(team, lambda sent: answer(team, sent)):
         agenthub("send", "bob", "Which port?", "--wait", "answered")
