@@ -153,12 +153,26 @@ def _wait(
 
 
 def _why(entry: Entry) -> str:
+    """Where a message is of which no more is known."""
     if entry.waits:
         return f"it still waits; agenthub discard {entry.message.id} takes it back"
-    return (
-        f"{entry.message.recipient} holds it, and may have answered in its own session instead of "
-        "with its tool"
-    )
+    holders = _holders(entry)
+    if not holders:
+        return "nobody was here to receive it"
+    if len(holders) == 1:
+        its = "may have answered in its own session instead of with its tool"
+        return f"{holders[0]} holds it, and {its}"
+    *others, last = holders
+    theirs = "may have answered in their own sessions instead of with their tools"
+    return f"{', '.join(others)} and {last} hold it, and {theirs}"
+
+
+def _holders(entry: Entry) -> list[str]:
+    """Who holds a message that does not wait any more."""
+    if not entry.message.is_broadcast:
+        return [entry.message.recipient]
+    deliveries = entry.settlement.deliveries if entry.settlement else ()
+    return [each.recipient for each in deliveries if each.held_at is not None]
 
 
 def _answer(gateway: Gateway, message: Message) -> Message | None:

@@ -512,24 +512,50 @@ def test_a_script_that_waits_in_vain_learns_what_was_sent_all_the_same(team: Fil
     assert done.stderr.startswith("agenthub: it was not answered within 0 s")
 
 
+@pytest.mark.parametrize(
+    ("to", "holders", "fate"),
+    [
+        (
+            "bob",
+            ["bob"],
+            "bob holds it, and may have answered in its own session instead of with its tool",
+        ),
+        (
+            "all",
+            ["bob"],
+            "bob holds it, and may have answered in its own session instead of with its tool",
+        ),
+        (
+            "all",
+            ["alice", "bob", "carol"],
+            "alice, bob and carol hold it, and may have answered in their own sessions instead of "
+            "with their tools",
+        ),
+        ("all", [], "nobody was here to receive it"),
+    ],
+)
 @pytest.mark.usefixtures("team")
-def test_who_waits_too_long_for_the_answer_learns_that_the_message_arrived(
-    monkeypatch: pytest.MonkeyPatch,
+def test_who_waits_too_long_for_the_answer_learns_who_holds_the_message(
+    monkeypatch: pytest.MonkeyPatch, to: str, holders: list[str], fate: str
 ) -> None:
     put = FileSpool.put
 
     def put_and_deliver(spool: FileSpool, sent: Message) -> str:
         key = put(spool, sent)
-        spool.settle([Settlement(key=key, message=sent, outcome=Outcome.DELIVERED, at=NOW)])
+        deliveries = (
+            *(Delivery(recipient=name, held_at=NOW) for name in holders),
+            Delivery(recipient="zoe", reason="its window was closed"),
+        )
+        delivered = Outcome.DELIVERED
+        spool.settle(
+            [Settlement(key=key, message=sent, outcome=delivered, at=NOW, deliveries=deliveries)]
+        )
         return key
 
     monkeypatch.setattr(FileSpool, "put", put_and_deliver)
-    done = agenthub("send", "bob", "hi", "--wait", "answered", "--timeout", "0")
+    done = agenthub("send", to, "hi", "--wait", "answered", "--timeout", "0")
     assert done.exit_code == 1
-    assert done.stderr.endswith(
-        "it was not answered within 0 s: bob holds it, and may have answered in its own session "
-        "instead of with its tool\n"
-    )
+    assert done.stderr.endswith(f"it was not answered within 0 s: {fate}\n")
 
 
 def test_who_waits_for_the_answer_learns_when_the_message_has_arrived(team: FileSpool) -> None:
