@@ -86,12 +86,17 @@ def send(
             priority=priority,
             thread_id=thread,
         )
-        if not json:
-            display.say(f"Sent {sent.message.id} to {to}. {prospect(sent)}", err=wait is not None)
         answer = None
         try:
+            if not json:
+                said = f"Sent {sent.message.id} to {to}. {prospect(sent)}"
+                display.say(said, err=wait is not None)
             if wait is not None:
                 answer = _wait(gateway, sent.message, wait, timeout, quietly=json)
+        except KeyboardInterrupt:
+            if wait is not None:
+                _say_why(gateway, sent.message, wait)
+            raise
         finally:  # who waits in vain needs the id all the more
             if json:
                 display.as_json(_sent_object(sent, answer))
@@ -125,14 +130,14 @@ def _wait(
     from agenthub_cli import display
     from agenthub_cli.compose import changes
 
-    deadline = time.monotonic() + timeout
+    began = time.monotonic()
+    deadline = began + timeout
     told = quietly
     with changes(read_settings()) as change:
         while True:
-            # the first of its lives: somebody may have sent a dead letter again already
-            entry = next(iter(gateway.records.trace(message.id)), None)
+            entry = _first_life(gateway, message)
             if entry is None:
-                raise RequestRefused("somebody has removed it from the spool")
+                raise RequestRefused(_REMOVED)
             if entry.outcome in DEAD and entry.settlement is not None:
                 raise RequestRefused(f"it was not delivered ({entry.state}): {_reason(entry)}")
             if until is Until.DELIVERED and entry.settlement is not None:
@@ -149,7 +154,29 @@ def _wait(
             if entry.settlement is not None and not told:
                 told = True
                 display.say("Delivered. Waiting for the answer; Ctrl-C ends only that.", err=True)
+            if until is Until.DELIVERED and time.monotonic() - began >= _LOOK and not told:
+                told = True
+                display.say("Waiting until it is delivered; Ctrl-C ends only that.", err=True)
             change(min(left, _LOOK))
+
+
+_REMOVED = "somebody has removed it from the spool"
+
+
+def _first_life(gateway: Gateway, message: Message) -> Entry | None:
+    """What was sent, and not what came after: somebody may have sent a dead letter again."""
+    return next(iter(gateway.records.trace(message.id)), None)
+
+
+def _say_why(gateway: Gateway, message: Message, until: Until) -> None:
+    """Tell somebody who waits no longer what has become of it."""
+    from agenthub_cli import display
+
+    entry = _first_life(gateway, message)
+    why = _REMOVED if entry is None else _why(entry)
+    if sys.stderr.isatty():
+        display.say(err=True)  # below the terminal's own ^C
+    display.say(f"agenthub: it was not {until.value} yet: {why}", err=True)
 
 
 def _why(entry: Entry) -> str:

@@ -336,7 +336,19 @@ def test_waiting_for_the_delivery_returns_when_the_hub_has_delivered(team: FileS
     with hub_that(team, lambda sent: end(team, sent)):
         done = agenthub("send", "bob", "hi", "--wait", "delivered")
     assert (done.exit_code, done.stdout) == (0, "")
-    assert done.stderr.endswith("bob is here.\nDelivered.\n")
+    assert "bob is here.\n" in done.stderr
+    assert done.stderr.endswith("Delivered.\n")
+
+
+def test_who_waits_for_a_delivery_that_takes_its_time_is_told_so_once(
+    team: FileSpool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agenthub_cli.writing._LOOK", 0.01)
+    sent = agenthub("send", "bob", "hi", "--wait", "delivered", "--timeout", "0.2")
+    assert sent.stderr.count("Waiting until it is delivered; Ctrl-C ends only that.\n") == 1
+    silent = agenthub("send", "bob", "hi", "--wait", "delivered", "--timeout", "0.2", "--json")
+    assert "Waiting" not in silent.stderr
+    assert len(waiting(team)) == 2
 
 
 def test_a_message_that_is_just_being_settled_counts_as_delivered(team: FileSpool) -> None:
@@ -512,25 +524,16 @@ def test_a_script_that_waits_in_vain_learns_what_was_sent_all_the_same(team: Fil
     assert done.stderr.startswith("agenthub: it was not answered within 0 s")
 
 
+ELSEWHERE = "may have answered in its own session instead of with its tool"
+ELSEWHERES = "may have answered in their own sessions instead of with their tools"
+
+
 @pytest.mark.parametrize(
     ("to", "holders", "fate"),
     [
-        (
-            "bob",
-            ["bob"],
-            "bob holds it, and may have answered in its own session instead of with its tool",
-        ),
-        (
-            "all",
-            ["bob"],
-            "bob holds it, and may have answered in its own session instead of with its tool",
-        ),
-        (
-            "all",
-            ["alice", "bob", "carol"],
-            "alice, bob and carol hold it, and may have answered in their own sessions instead of "
-            "with their tools",
-        ),
+        ("bob", ["bob"], f"bob holds it, and {ELSEWHERE}"),
+        ("all", ["bob"], f"bob holds it, and {ELSEWHERE}"),
+        ("all", ["alice", "bob", "carol"], f"alice, bob and carol hold it, and {ELSEWHERES}"),
         ("all", [], "nobody was here to receive it"),
     ],
 )
@@ -576,15 +579,36 @@ def test_who_waits_for_the_answer_learns_when_the_message_has_arrived(team: File
     assert b"  4096\n" in output
 
 
-def test_ctrl_c_ends_the_waiting_and_nothing_else(team: FileSpool) -> None:
+def test_ctrl_c_ends_the_waiting_and_nothing_else_and_says_that_the_message_waits(
+    team: FileSpool,
+) -> None:
     with process("send", "bob", "hi", "--wait", "answered") as waits:
         assert waits.stderr is not None
         assert waits.stderr.readline().startswith(b"Sent ")
         waits.send_signal(signal.SIGINT)
         output, errors = waits.communicate()
     assert (waits.returncode, output) == (130, b"")
-    assert b"Traceback" not in errors
-    assert [sent.content for sent in waiting(team)] == ["hi"]
+    (sent,) = waiting(team)
+    assert errors.decode() == (
+        "agenthub: it was not answered yet: it still waits; "
+        f"agenthub discard {sent.id} takes it back\n"
+    )
+
+
+def test_ctrl_c_says_who_holds_the_message(team: FileSpool) -> None:
+    with (
+        hub_that(team, lambda sent: end(team, sent)),
+        process("send", "bob", "hi", "--wait", "answered") as waits,
+    ):
+        assert waits.stderr is not None
+        assert waits.stderr.readline().startswith(b"Sent ")
+        assert waits.stderr.readline().startswith(b"Delivered. Waiting for the answer")
+        waits.send_signal(signal.SIGINT)
+        _, errors = waits.communicate()
+    assert waits.returncode == 130
+    assert errors.decode() == (
+        f"agenthub: it was not answered yet: bob holds it, and {ELSEWHERE}\n"
+    )
 
 
 # ----------------------------------------------------------------------------------------- inbox
