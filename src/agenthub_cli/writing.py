@@ -267,5 +267,8 @@ def discard(
             display.as_json([display.entry_object(entry) for entry in ended])
             return
         for entry in ended:
-            what = "Took back" if entry.waits else "Have done with"
-            display.say(f"{what} {entry.message.id} to {entry.message.recipient}.")
+            which = f"{entry.message.id} to {entry.message.recipient}"
+            if entry.settlement is None:
+                display.say(f"Took back {which}; it counts as read.")
+            else:
+                display.say(f"Done with {which}.")

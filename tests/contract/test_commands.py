@@ -1067,14 +1067,14 @@ def test_show_tells_whether_the_recipient_of_a_message_that_waits_is_here(team: 
 
 @pytest.mark.parametrize("settled", [True, False], ids=["settled", "waiting"])
 def test_the_beginning_of_an_id_is_enough(spool: FileSpool, *, settled: bool) -> None:
-    for name in ("k3v9x0q2", "k3v8", "other"):
+    for name in ("k3v9x0q2", "k3v9y", "other"):
         each = message(name, content=name)
         if settled:
             end(spool, each)
         else:
             spool.put(each)
-    assert "  k3v9x0q2\n" in said("show", "k3v9")
-    assert refused("show", "k3") == "agenthub: 2 messages begin with 'k3': k3v8, k3v9x0q2"
+    assert "  k3v9x0q2\n" in said("show", "k3v9x")
+    assert refused("show", "k3v9") == "agenthub: 2 messages begin with 'k3v9': k3v9x0q2, k3v9y"
 
 
 def test_an_id_that_is_the_beginning_of_another_is_itself(spool: FileSpool) -> None:
@@ -1197,7 +1197,7 @@ def test_a_script_is_told_of_each_one_that_gets_it_again(team: FileSpool) -> Non
     [
         ("arrived", "the message arrived is no dead letter: it was delivered"),
         ("waits", "the message waits waits: it is delivered as soon as may be"),
-        ("m1", "there is no message 'm1': agenthub messages lists them"),
+        ("m123", "there is no message 'm123': agenthub messages lists them"),
         ("../m1", "there is no message '../m1': agenthub messages lists them"),
     ],
 )
@@ -1215,21 +1215,32 @@ def test_what_is_no_dead_letter_is_not_sent_again(
 
 def test_what_waits_is_taken_back(team: FileSpool) -> None:
     team.put(message("slip-of-the-pen", recipient="boob"))
-    assert said("discard", "slip") == "Took back slip-of-the-pen to boob.\n"
+    assert said("discard", "slip") == "Took back slip-of-the-pen to boob; it counts as read.\n"
     assert said("messages", "--state", "waiting") == "No such messages.\n"
     assert told("status")["messagesWaiting"] == 0
 
 
 def test_a_dead_letter_that_was_discarded_is_counted_no_more(team: FileSpool) -> None:
     end(team, message(), Outcome.EXPIRED)
-    assert said("discard", "m1") == "Have done with m1 to bob.\n"
+    assert said("discard", "m1") == "Done with m1 to bob.\n"
     assert told("status")["deadLettersLastDay"] == len(told("messages", "--dead")) == 0
     assert first_column(said("messages", "--state", "expired")) == ["m1"]
 
 
 def test_a_script_is_told_what_was_discarded(team: FileSpool) -> None:
     end(team, message(), Outcome.EXPIRED)
-    assert [(each["id"], each["state"]) for each in told("discard", "m1")] == [("m1", "expired")]
+    team.put(message("slip-of-the-pen"))
+    discarded = [*told("discard", "m1"), *told("discard", "slip-of-the-pen")]
+    assert [(each["id"], each["state"], each["read"]) for each in discarded] == [
+        ("m1", "expired", True),
+        ("slip-of-the-pen", "read", True),
+    ]
+
+
+def test_a_letter_takes_nothing_back(team: FileSpool) -> None:
+    team.put(message("slip-of-the-pen"))
+    assert "a beginning of an id has 4 characters or more" in refused("discard", "s")
+    assert [each.read for each in waiting(team)] == [False]
 
 
 def test_what_has_arrived_cannot_be_taken_back(team: FileSpool) -> None:
