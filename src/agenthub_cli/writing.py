@@ -78,6 +78,7 @@ def send(
         if math.isnan(timeout):
             raise InvalidSettings("--timeout: found nan, expected a number of seconds")
         gateway = as_person(sender)
+        known = thread is None or _is_known(gateway, thread)
         sent = gateway.send(
             sender=sender,
             recipient=to,
@@ -91,6 +92,8 @@ def send(
             if not json:
                 said = f"Sent {sent.message.id} to {to}. {prospect(sent)}"
                 display.say(said, err=wait is not None)
+            if not json and not known:
+                display.say(f"No thread {thread} is known: it begins with this message.", err=True)
             if wait is not None:
                 answer = _wait(gateway, sent.message, wait, timeout, quietly=json)
         except KeyboardInterrupt:
@@ -102,6 +105,10 @@ def send(
                 display.as_json(_sent_object(sent, answer))
         if answer is not None and not json:
             display.message(answer)
+
+
+def _is_known(gateway: Gateway, thread_id: str) -> bool:
+    return next(gateway.records.find(Query(thread_id=thread_id)), None) is not None
 
 
 def _piped() -> str:

@@ -218,7 +218,7 @@ def test_what_is_no_text_is_not_sent(team: FileSpool) -> None:
 
 def test_the_options_are_in_the_message(team: FileSpool) -> None:
     options = ["--from", "ci", "--type", "question", "--priority", "urgent", "--thread", "t7"]
-    said("send", "bob", "hi", *options)
+    assert agenthub("send", "bob", "hi", *options).exit_code == 0
     (sent,) = waiting(team)
     assert (sent.sender, sent.type, sent.priority, sent.thread_id) == (
         "ci",
@@ -226,6 +226,14 @@ def test_the_options_are_in_the_message(team: FileSpool) -> None:
         Priority.URGENT,
         "t7",
     )
+
+
+def test_a_slip_of_the_pen_in_a_thread_does_not_begin_one_silently(team: FileSpool) -> None:
+    done = agenthub("send", "bob", "hi", "--thread", "t7")
+    assert done.stderr == "No thread t7 is known: it begins with this message.\n"
+    said("send", "bob", "and then", "--thread", "t7")
+    end(team, message(thread_id="t8"))
+    said("send", "bob", "hi", "--thread", "t8")
 
 
 @pytest.mark.parametrize("name", ["hub", "all", "coordinator"])
