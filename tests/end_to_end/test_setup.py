@@ -359,6 +359,7 @@ def test_a_project_is_given_the_hub_for_itself_and_it_is_taken_back(
     assert status == 0, seen
     assert "✓ agent-hub connected" in seen  # in the project, not where it was typed
     assert json.loads(path.read_text()) == PREPARED | {"share": "disabled"}
+    assert f"\n  cd {project} && agenthub daemon\n" in seen.replace("\r", "")
     assert b"agent-hub" not in b"".join(user.files().values())
 
     status, seen = user.answers("y", "setup", "--file", str(path), "--remove")
@@ -384,6 +385,37 @@ def test_a_file_that_opencode_does_not_read_is_not_made_though_it_has_the_hub_fr
     )
     assert f"{user.config}, there config.json too" in done.stderr
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "start"),
+    [
+        ("my project/opencode.json", "  cd '{home}/my project' && agenthub daemon"),
+        ("web/.opencode/opencode.json", "  cd {home}/web && agenthub daemon"),
+        (".config/opencode/opencode.json", "Start the hub with: agenthub daemon"),
+        ("named.json", "Start the hub with: agenthub daemon"),
+    ],
+)
+def test_where_the_hub_is_to_be_started_is_where_the_file_holds(
+    user: User, file: str, start: str
+) -> None:
+    path = user.home / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    named = str(user.home / "named.json")
+    done = quick(user).types("setup", "--yes", "--file", str(path), OPENCODE_CONFIG=named)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == start.format(home=user.home)
+
+
+@pytest.mark.parametrize("name", ["x.json", "opencode.json"])
+def test_a_file_in_no_directory_is_told_and_nothing_is_made(user: User, name: str) -> None:
+    done = quick(user).types("setup", "--yes", "--file", f"nodir/{name}")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"agenthub: --file: there is no directory {user.home}/nodir\n"
+    assert not (user.home / "nodir").exists()
 
 
 def test_what_another_program_wrote_while_the_user_was_asked_is_not_lost(user: User) -> None:
