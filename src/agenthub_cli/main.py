@@ -218,7 +218,7 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="For scripts.")] = 
     with reporting():
         from agenthub_cli.doctor import examine  # --help needs none of it
 
-        if not examine(read_settings(), machines=json):
+        if not examine(machines=json):
             sys.exit(FAILED)
 
 

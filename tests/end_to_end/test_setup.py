@@ -802,6 +802,36 @@ def test_the_doctor_tells_that_the_directory_is_no_hubs_and_leaves_it_alone(user
     assert not (user.home / "messages").exists()
 
 
+def test_the_doctor_tells_of_settings_that_cannot_be_and_of_what_needs_none(user: User) -> None:
+    file = user.home / ".config" / "agent-hub-daemon" / "config.json"
+    file.parent.mkdir(parents=True)
+    file.write_text('{"opencode_port": 0, "injection": {"retries": -1}}')
+
+    done = quick(user).types("doctor", OPENCODE_PORT="many", AGENT_HUB_PREFLIGHT="perhaps")
+
+    assert (done.returncode, done.stderr) == (1, "")
+    assert wrong(done.stdout) == {"settings"}
+    text = report(done.stdout)["settings"][1]
+    assert "OPENCODE_PORT: found 'many', expected a number" in text
+    assert "AGENT_HUB_PREFLIGHT: found 'perhaps', expected true or false" in text
+    assert f"injection.retries in {file}: found -1, expected a whole number of 0 or more" in text
+    assert text.endswith("→ set what is expected there, or remove it")
+    assert {"python", "opencode", "mcp server"} <= report(done.stdout).keys()
+
+
+def test_the_doctor_tells_that_the_settings_are_no_json(user: User) -> None:
+    file = user.home / ".config" / "agent-hub-daemon" / "config.json"
+    file.parent.mkdir(parents=True)
+    file.write_text("{")
+
+    done = quick(user).types("doctor", "--json")
+
+    assert (done.returncode, done.stderr) == (1, "")
+    (fault,) = [each for each in json.loads(done.stdout) if not each["well"]]
+    assert fault["name"] == "settings"
+    assert fault["text"].startswith(f"{file} is not JSON: ")
+
+
 def test_the_doctor_tells_that_there_is_no_opencode(user: User) -> None:
     done = user.types("doctor", PATH="/nonexistent")
 
