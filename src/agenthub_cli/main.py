@@ -36,7 +36,8 @@ def _show_version(wanted: bool) -> None:
     if wanted:
         from agenthub_cli import display
 
-        display.say(f"agenthub {version()}")
+        with reporting():
+            display.say(f"agenthub {version()}")
         raise typer.Exit
 
 

@@ -1444,6 +1444,20 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
         assert shows.stderr.read() == b""
 
 
+@pytest.mark.usefixtures("history")
+@pytest.mark.parametrize(
+    "command", [("messages",), ("messages", "--json"), ("--version",)], ids=" ".join
+)
+def test_an_output_that_cannot_be_written_is_a_sentence(command: tuple[str, ...]) -> None:
+    with (
+        Path("/dev/full").open("wb") as full,
+        process(*command, stdout=full.fileno()) as shows,
+    ):
+        _, errors = shows.communicate()
+    assert shows.returncode == 1
+    assert errors == b"agenthub: the output cannot be written: No space left on device\n"
+
+
 # ------------------------------------------------------------------------------- what is broken
 
 READING = [
