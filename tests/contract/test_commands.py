@@ -862,7 +862,7 @@ def test_threads_shows_the_conversations_the_latest_first() -> None:
 )
 @pytest.mark.usefixtures("conversations")
 def test_threads_are_found(arguments: list[str], names: list[str]) -> None:
-    assert first_column(said("threads", *arguments)) == names
+    assert first_column(agenthub("threads", *arguments).stdout) == names
 
 
 @pytest.mark.usefixtures("conversations")
@@ -957,7 +957,7 @@ def test_messages_shows_those_that_wait_and_then_the_settled_ones_the_latest_fir
 )
 @pytest.mark.usefixtures("history")
 def test_messages_are_found(arguments: list[str], names: list[str]) -> None:
-    assert first_column(said("messages", *arguments)) == names
+    assert first_column(agenthub("messages", *arguments).stdout) == names
     assert [each["id"] for each in told("messages", *arguments)] == names
 
 
@@ -1035,6 +1035,24 @@ def test_a_script_reads_any_language_as_it_was_written(spool: FileSpool) -> None
 def test_without_such_messages_it_says_so() -> None:
     assert said("messages", "--text", "nowhere") == "No such messages.\n"
     assert told("messages", "--text", "nowhere") == []
+
+
+@pytest.mark.usefixtures("spool")
+def test_an_empty_hub_has_no_messages_yet() -> None:
+    assert said("messages") == "No messages yet.\n"
+    assert said("messages", "--state", "waiting") == "No such messages.\n"
+    assert said("messages", "--dead") == "No such messages.\n"
+
+
+@pytest.mark.parametrize("command", ["messages", "threads"])
+def test_that_a_list_ends_before_all_was_shown_is_told(spool: FileSpool, command: str) -> None:
+    for number in range(3):
+        spool.put(message(f"m{number}", thread_id=f"t{number}"))
+    cut = agenthub(command, "-n", "2")
+    assert (cut.exit_code, len(first_column(cut.stdout))) == (0, 2)
+    assert cut.stderr == "There are more than these 2: see more with -n 20\n"
+    assert len(first_column(said(command, "-n", "3"))) == 3
+    assert len(told(command, "-n", "2")) == 2
 
 
 # ------------------------------------------------------------------------------------------ show
@@ -1631,6 +1649,7 @@ def test_with_ten_thousand_messages_every_look_is_a_glance(
     while len(taken) < TRIES and min(taken, default=PATIENCE) >= PATIENCE:
         begun = time.perf_counter()
         with process(*command, stdout=subprocess.DEVNULL, env=environment) as shows:
-            assert shows.communicate()[1] == b""
+            assert b"agenthub:" not in shows.communicate()[1]
+        assert shows.returncode == 0
         taken.append(time.perf_counter() - begun)
     assert min(taken) < PATIENCE
