@@ -399,7 +399,8 @@ def _load(text: str) -> object:
     try:
         return json.loads(text, parse_constant=_no_constant, parse_float=_finite)
     except json.JSONDecodeError as error:
-        return _whole(f"{error.msg} at line {error.lineno} column {error.colno}", "a JSON object")
+        what = error.msg.removesuffix(" at")  # of a string json says where it begins
+        return _whole(f"{what} at line {error.lineno} column {error.colno}", "a JSON object")
     except ValueError as error:  # not finite, or an integer of thousands of digits
         return _whole(str(error), "numbers that JSON can hold")
     except RecursionError:

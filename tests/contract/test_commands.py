@@ -238,7 +238,10 @@ def test_a_slip_of_the_pen_in_a_thread_does_not_begin_one_silently(team: FileSpo
 
 @pytest.mark.parametrize("name", ["hub", "all", "coordinator"])
 def test_nobody_writes_in_the_name_of_the_hub(team: FileSpool, name: str) -> None:
-    assert f'"{name}" is not yours to speak as' in refused("send", "bob", "hi", "--from", name)
+    assert refused("send", "bob", "hi", "--from", name) == (
+        f'agenthub: "{name}" is not yours to speak as: --from takes any name but the hub\'s own '
+        "(all, coordinator, hub)"
+    )
     assert waiting(team) == []
 
 

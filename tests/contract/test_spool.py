@@ -466,6 +466,7 @@ GARBAGE = [
     garbage("empty", b"", "nothing", "a JSON object"),
     garbage("blank", b" \n\t ", "nothing", "a JSON object"),
     garbage("half", b'{"from": "alice"', "Expecting ',' delimiter at line 1", "a JSON object"),
+    garbage("open string", b'{"from": "al', "string starting at line 1 column 10", "a JSON object"),
     garbage("two objects", b"{}{}", "Extra data at line 1 column 3", "a JSON object"),
     garbage("not an object", b"[]", "[]", "a JSON object"),
     garbage("a string", b'"hello"', "'hello'", "a JSON object"),
