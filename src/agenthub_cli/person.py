@@ -23,7 +23,8 @@ def as_person(sender: str = HUMAN) -> Gateway:
     if sender in _OF_THE_HUB:
         names = ", ".join(sorted(_OF_THE_HUB))
         raise RequestRefused(
-            f'"{sender}" is not yours to speak as: --from takes any name but the hub\'s own ({names})'
+            f'"{sender}" is not yours to speak as: --from takes any name but the hub\'s own '
+            f"({names})"
         )
     return gateway(read_settings(), acting_as={sender})
 
