@@ -16,6 +16,7 @@ export PATH := $(CURDIR)/$(OPENCODE)/node_modules/.bin:$(PATH)
 .PHONY: help demo test lint unit bench format clean setup
 
 help:
+	@echo "make setup    install agenthub and OpenCode into this folder"
 	@echo "make demo     two agents on the real OpenCode, with a scripted model"
 	@echo "make test     everything that CI checks"
 	@echo "make unit     the unit tests alone, in seconds"
@@ -49,6 +50,12 @@ clean:
 	rm -rf $(VENV) $(OPENCODE)
 
 setup: $(VENV)/ready $(OPENCODE)/ready
+ifneq ($(filter setup,$(MAKECMDGOALS)),)
+	@echo
+	@echo 'Next, in every terminal:'
+	@echo '  export PATH="$(CURDIR)/$(BIN):$(CURDIR)/$(OPENCODE)/node_modules/.bin:$$PATH"'
+	@echo 'Then: agenthub setup'
+endif
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

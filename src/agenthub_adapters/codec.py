@@ -30,7 +30,7 @@ from agenthub_core import (
     Query,
     Settlement,
 )
-from agenthub_core.model import shown
+from agenthub_core.model import fingerprint, is_identifier, shown
 
 MESSAGE_SIZE = 1024 * 1024
 """Largest message, in bytes: a hundred times what agent-hub-mcp's 10,000 characters can take."""
@@ -176,9 +176,9 @@ _CONVERTER = _converter()
 def decode_message(data: bytes, *, stem: str, written: datetime) -> Message | Fault:
     """The message in a file, or what is wrong with it.
 
-    `stem` (the file's name without its ending) becomes the id of a message without one, and
-    `written` (the file's time) its timestamp, so that they are the same at each reading. A message
-    without a thread begins one, under its own id.
+    From `stem` (the file's name without its ending) comes the id of a message without one, and
+    `written` (the file's time) is its timestamp, so that they are the same at each reading. A
+    message without a thread begins one, under its own id.
     """
     if len(data) > MESSAGE_SIZE:
         return _whole(f"more than {MESSAGE_SIZE} bytes", f"at most {MESSAGE_SIZE}")
@@ -187,7 +187,16 @@ def decode_message(data: bytes, *, stem: str, written: datetime) -> Message | Fa
         return document
     for name in (OUTCOME_KEY, RATE_LIMITED_KEY):  # a dead letter that somebody moved back
         document.pop(name, None)
-    return _message(document, stem, written)
+    return _message(document, _id_from(stem), written)
+
+
+def _id_from(stem: str) -> str:
+    """A file may have any name, an id may not: then it is one that only that name leads to."""
+    # in ASCII, for a name need not be UTF-8
+    return stem if is_identifier(stem) else fingerprint(ascii(stem))[:_ID_LENGTH]
+
+
+_ID_LENGTH = 24  # characters, as agent-hub-mcp has it
 
 
 def as_read(message: Message) -> Message:
@@ -390,7 +399,8 @@ def _load(text: str) -> object:
     try:
         return json.loads(text, parse_constant=_no_constant, parse_float=_finite)
     except json.JSONDecodeError as error:
-        return _whole(f"{error.msg} at line {error.lineno} column {error.colno}", "a JSON object")
+        what = error.msg.removesuffix(" at")  # of a string json says where it begins
+        return _whole(f"{what} at line {error.lineno} column {error.colno}", "a JSON object")
     except ValueError as error:  # not finite, or an integer of thousands of digits
         return _whole(str(error), "numbers that JSON can hold")
     except RecursionError:

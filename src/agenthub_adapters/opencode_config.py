@@ -135,17 +135,23 @@ class OpenCodeConfig:
 
     def check_reads(self, path: Path) -> None:
         """Raise `Misconfigured` where OpenCode would never look at a file of that name."""
-        named = os.environ.get("OPENCODE_CONFIG")
-        if path.name in _ANYWHERE or (named and Path(named).resolve() == path.resolve()):
+        if path.name in _ANYWHERE or _is_named(path):
             return
         own = self._config_directory()
-        if path.name in _FILES and path.absolute().parent.resolve() == own.resolve():
+        if path.name in _FILES and _lies_in(own, path):
             return
         raise Misconfigured(
             f"OpenCode does not read {path}: it reads opencode.json and opencode.jsonc of a "
             f"project, its .opencode and {own}, there config.json too, and the file that "
             "OPENCODE_CONFIG names"
         )
+
+    def project_of(self, path: Path) -> Path | None:
+        """The directory in which alone a file holds; None for one that holds everywhere."""
+        if _is_named(path) or _lies_in(self._config_directory(), path):
+            return None
+        directory = path.absolute().parent
+        return directory.parent if directory.name == ".opencode" else directory
 
     def speaking_of_hub(self) -> Sequence[Path]:
         """The files with the hub's server, of those that are easily found; OpenCode names none."""
@@ -191,6 +197,15 @@ class OpenCodeConfig:
             said = _QUOTED.sub("", _INPUT.sub("", _ESCAPES.sub("", done.stderr))).splitlines()
             raise Misconfigured(f"{command} failed", *(line for line in said if line.strip()))
         return done.stdout
+
+
+def _is_named(path: Path) -> bool:
+    named = os.environ.get("OPENCODE_CONFIG")
+    return bool(named) and Path(str(named)).resolve() == path.resolve()
+
+
+def _lies_in(directory: Path, path: Path) -> bool:
+    return path.absolute().parent.resolve() == directory.resolve()
 
 
 def lack(merged: Mapping[str, Any]) -> Lack | None:

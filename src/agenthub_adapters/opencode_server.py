@@ -35,6 +35,7 @@ _PROBE_SECONDS = 0.3
 
 _PAUSE_SECONDS = 0.05  # between two probes; OpenCode needs some 1.5 s to start
 _LOOK_SECONDS = 5.0  # for who only looks: as long as the hub gives OpenCode for an answer
+_SILENT_SECONDS = 1  # before somebody at a terminal wonders what the hub does
 _END_SECONDS = 1.5  # for a server to end when asked to (0.13 s): the hub itself has 5 s
 
 T = TypeVar("T")
@@ -143,7 +144,9 @@ class OpenCodeServer:
 
     def _find(self, given_up: Callable[[], bool]) -> Server | None:
         recorded = self._recorded()
-        deadline = time.monotonic() + self._start_timeout.total_seconds()
+        began = time.monotonic()
+        patience = self._start_timeout.total_seconds()
+        told = False
         while True:
             try:
                 return self._ask(recorded)
@@ -154,7 +157,13 @@ class OpenCodeServer:
                 pass  # it may be starting, or have much to do
             except httpx.HTTPError as error:
                 raise self._held_by_something_else(f"answers with no HTTP ({error})") from error
-            if given_up() or time.monotonic() > deadline:
+            passed = time.monotonic() - began
+            if passed > _SILENT_SECONDS and not told:
+                told = True
+                text = "what holds port %d does not answer; waiting for it, for %g s at most"
+                waiting = {"topic": "opencode.waiting"}
+                _log.warning(text, self._port, patience, extra=waiting)
+            if given_up() or passed > patience:
                 break
             time.sleep(_PAUSE_SECONDS)
         if recorded is None or recorded.pid is None:

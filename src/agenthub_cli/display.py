@@ -21,7 +21,7 @@ from rich.cells import cell_len, set_cell_size
 
 from agenthub_adapters import codec
 from agenthub_cli.log import one_line
-from agenthub_core import Entry, Message, Present, Thread
+from agenthub_core import AgentHubError, Entry, Message, Present, Thread
 
 _COLOURS = {
     "waiting": typer.colors.YELLOW,
@@ -37,6 +37,10 @@ _COLOURS = {
 }
 
 JsonObject = dict[str, Any]
+
+
+class OutputUnwritable(AgentHubError):
+    """What was to be printed cannot be: the disk is full."""
 
 
 def say(text: str = "", *, colour: str | None = None, err: bool = False) -> None:
@@ -57,7 +61,7 @@ def as_json(value: object) -> None:
         text.encode(sys.stdout.encoding)
     except UnicodeEncodeError:  # a terminal of old, or a lone surrogate in what a sender added
         text = json.dumps(value, indent=2)
-    typer.echo(text)
+    _write(text)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -202,4 +206,22 @@ def _coloured(text: str, colour: str | None) -> str:
 
 
 def _print(line: str, *, err: bool = False) -> None:
-    typer.echo(line, err=err, color=False if os.environ.get("NO_COLOR") else None)
+    _write(line, err=err)
+
+
+def _write(text: str, *, err: bool = False) -> None:
+    """Raises `OutputUnwritable`."""
+    try:
+        typer.echo(text, err=err, color=False if os.environ.get("NO_COLOR") else None)
+    except BrokenPipeError:  # nobody reads any more, at which typer ends without a word
+        raise
+    except OSError as error:
+        _drop_what_is_left(sys.stderr if err else sys.stdout)
+        raise OutputUnwritable(f"the output cannot be written: {error.strerror}") from error
+
+
+def _drop_what_is_left(stream: TextIO) -> None:
+    """Python would try to write it again at its end, and fail with a status of its own."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

@@ -1,6 +1,6 @@
 """`agenthub doctor`: what can be wrong, a line each, and what to do about it.
 
-Each check is a generator of findings in `TRACKS`; a later part of agenthub adds its own there.
+Each check is a generator of findings in `_tracks`; a later part of agenthub adds its own there.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import attrs
@@ -24,7 +25,7 @@ from agenthub_adapters.spool import FileSpool
 from agenthub_adapters.watcher import Watcher
 from agenthub_cli import display
 from agenthub_cli.compose import gateway
-from agenthub_cli.settings import Settings
+from agenthub_cli.settings import Settings, read_settings
 from agenthub_core import AgentHubError, InvalidSettings, Misconfigured, ServerError
 
 _MEASURED = (1, 18)
@@ -44,15 +45,15 @@ class Finding:
     mend: str = ""
 
 
-Check = Callable[[Settings], Iterator[Finding]]
+Check = Callable[[], Iterator[Finding]]
 
 
-def _python(_: Settings) -> Iterator[Finding]:
+def _python() -> Iterator[Finding]:
     version = ".".join(map(str, sys.version_info[:3]))
     yield Finding(name="python", well=True, text=f"{version} at {sys.executable}")
 
 
-def _opencode(_: Settings) -> Iterator[Finding]:
+def _opencode() -> Iterator[Finding]:
     opencode = OpenCodeConfig(Path.cwd())
     version = opencode.version()
     recent = _numbers(version)[: len(_MEASURED)] >= _MEASURED
@@ -102,11 +103,20 @@ def _server(settings: Settings) -> Iterator[Finding]:
     found = OpenCodeServer(
         settings.opencode_port, root=settings.directory, password=settings.opencode_password or None
     ).look()
-    if found is None:
-        text = f"{settings.opencode_port} is free: the daemon starts an OpenCode server there"
+    port = settings.opencode_port
+    running = FileSpool(settings.directory, clock=SystemClock()).claimed()
+    if found is not None:
+        text = f"an OpenCode server answers on {port}"
+    elif running:
+        text = f"the hub is running, but no OpenCode server answers on {port}"
     else:
-        text = f"an OpenCode server answers on {settings.opencode_port}"
-    yield Finding(name="port", well=True, text=text)
+        text = f"{port} is free: the daemon starts an OpenCode server there"
+    yield Finding(
+        name="port",
+        well=found is not None or not running,
+        text=text,
+        mend="a server of the hub's own comes back by itself; start any other again",
+    )
     if found is not None:
         asks = "asks for a password" if found.password else "asks for no password"
         yield Finding(name="password", well=True, text=f"the server {asks}, and lets the hub in")
@@ -182,26 +192,39 @@ def _malformed(settings: Settings) -> Iterator[Finding]:
     )
 
 
-TRACKS: tuple[dict[str, Check], ...] = (
-    {"python": _python, "port": _server},
-    {
-        "directory": _directory,
-        "file events": _file_events,
-        "clock": _clock,
-        "daemon": _daemon,
-        "malformed": _malformed,
-    },
-    {"opencode": _opencode},
-)
-"""Checks by name. Those of one track go in order, the tracks side by side: OpenCode takes seconds
-for each of its answers, so it comes last."""
+def _unusable(error: InvalidSettings) -> Iterator[Finding]:
+    mend = "set what is expected there, or remove it"
+    yield Finding(name="settings", well=False, text=str(error), mend=mend)
 
 
-def examine(settings: Settings, *, machines: bool) -> bool:
+def _tracks(settings: Settings | InvalidSettings) -> tuple[dict[str, Check], ...]:
+    """Checks by name. Those of one track go in order, the tracks side by side.
+
+    OpenCode takes seconds for each of its answers, so it comes last. Without settings only those
+    are left that need none.
+    """
+    if isinstance(settings, InvalidSettings):
+        return {"python": _python, "settings": partial(_unusable, settings)}, {
+            "opencode": _opencode
+        }
+    return (
+        {"python": _python, "port": partial(_server, settings)},
+        {
+            "directory": partial(_directory, settings),
+            "file events": partial(_file_events, settings),
+            "clock": partial(_clock, settings),
+            "daemon": partial(_daemon, settings),
+            "malformed": partial(_malformed, settings),
+        },
+        {"opencode": _opencode},
+    )
+
+
+def examine(*, machines: bool) -> bool:
     """Report on everything, in order; whether all is well."""
     findings: list[Finding] = []
     with ThreadPoolExecutor() as pool:
-        under_way = [pool.submit(_look, track, settings) for track in TRACKS]
+        under_way = [pool.submit(_look, track) for track in _tracks(_settings())]
         for future in under_way:
             for finding in future.result():
                 findings.append(finding)
@@ -212,25 +235,31 @@ def examine(settings: Settings, *, machines: bool) -> bool:
     return all(finding.well for finding in findings)
 
 
-def _look(track: dict[str, Check], settings: Settings) -> list[Finding]:
-    found = _found(track, settings)
-    return [attrs.evolve(each, mend="" if each.well else each.mend) for each in found]
+def _settings() -> Settings | InvalidSettings:
+    try:
+        return read_settings()
+    except InvalidSettings as error:
+        return error
 
 
-def _found(track: dict[str, Check], settings: Settings) -> Iterator[Finding]:
+def _look(track: dict[str, Check]) -> list[Finding]:
+    return [attrs.evolve(each, mend="" if each.well else each.mend) for each in _found(track)]
+
+
+def _found(track: dict[str, Check]) -> Iterator[Finding]:
     """A check that cannot be made ends its track: the others would stumble over the same."""
     name = ""
     try:
         for name, check in track.items():  # noqa: B007  # of use to who catches
-            yield from check(settings)
+            yield from check()
     except (Misconfigured, ServerError, InvalidSettings) as error:
         text, _, mend = str(error).partition(": ")  # after the colon they say what to do
         yield Finding(name=name, well=False, text=text, mend=mend or " ".join(error.details))
     except AgentHubError as error:
         yield Finding(name=name, well=False, text=str(error))
     except OSError as error:
-        where = error.filename or settings.directory
-        yield Finding(name=name, well=False, text=f"{where}: {error.strerror}")
+        text = f"{error.filename}: {error.strerror}" if error.filename else str(error.strerror)
+        yield Finding(name=name, well=False, text=text)
 
 
 def _show(finding: Finding) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,9 @@ import typer
 from agenthub_cli import log, reading, writing
 from agenthub_cli.reporting import FAILED, reporting
 from agenthub_cli.settings import read_settings
+from agenthub_core import InvalidSettings
+
+_log = logging.getLogger("agenthub")
 
 app = typer.Typer(
     name="agenthub",
@@ -32,7 +36,8 @@ def _show_version(wanted: bool) -> None:
     if wanted:
         from agenthub_cli import display
 
-        display.say(f"agenthub {version()}")
+        with reporting():
+            display.say(f"agenthub {version()}")
         raise typer.Exit
 
 
@@ -76,7 +81,10 @@ def daemon(
     ] = None,
     log_level: Annotated[
         str | None,
-        typer.Option(help="DEBUG, INFO, WARNING or ERROR [INFO].", show_default=False),
+        typer.Option(
+            help="DEBUG, INFO, WARNING or ERROR [AGENT_HUB_DAEMON_LOG_LEVEL, INFO].",
+            show_default=False,
+        ),
     ] = None,
     preflight: Annotated[
         bool | None,
@@ -88,7 +96,10 @@ def daemon(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Forget the sessions of earlier runs.")
     ] = False,
-    json_logs: Annotated[bool, typer.Option("--json-logs", help="Log for machines.")] = False,
+    json_logs: Annotated[
+        bool,
+        typer.Option("--json-logs", help="Log for machines on standard error, an object a line."),
+    ] = False,
 ) -> None:
     """Deliver messages between agents until it is stopped.
 
@@ -103,9 +114,26 @@ def daemon(
             log_level=log_level,
         )
         log.configure(settings.level, machines=json_logs)
+        if directory is not None and not _agrees(settings.directory):
+            extra = {"topic": "daemon.directory"}
+            _log.warning(_ASTRAY, settings.directory, extra=extra)
         from agenthub_cli.compose import run_daemon  # --help needs none of it
 
         run_daemon(settings, fresh=fresh)
+
+
+_ASTRAY = (
+    "only this daemon works in %s: other commands and the agents' tools go by AGENT_HUB_DIR; set "
+    "it to that directory, too"
+)
+
+
+def _agrees(directory: Path) -> bool:
+    """Whether who is given no --directory works in the same one."""
+    try:
+        return read_settings().directory == directory
+    except InvalidSettings:
+        return False
 
 
 _OPEN_EXAMPLES = """
@@ -218,7 +246,7 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="For scripts.")] = 
     with reporting():
         from agenthub_cli.doctor import examine  # --help needs none of it
 
-        if not examine(read_settings(), machines=json):
+        if not examine(machines=json):
             sys.exit(FAILED)
 
 

@@ -7,17 +7,29 @@ from typing import Annotated
 import typer
 
 from agenthub_cli.settings import read_settings
-from agenthub_core import HUMAN, Gateway, Presence, Sent
+from agenthub_core import HUMAN, Gateway, Presence, RequestRefused, Sent
 from agenthub_core.model import RESERVED
 
 Json = Annotated[bool, typer.Option("--json", help="For scripts.")]
 
 
 def as_person(sender: str = HUMAN) -> Gateway:
-    """The hub as a person meets it: under any name that is not the hub's own."""
+    """The hub as a person meets it: under any name that is not the hub's own.
+
+    Raises `RequestRefused` for one that is.
+    """
     from agenthub_cli.compose import gateway  # --help needs none of it
 
-    return gateway(read_settings(), acting_as={sender} - (RESERVED - {HUMAN}))
+    if sender in _OF_THE_HUB:
+        names = ", ".join(sorted(_OF_THE_HUB))
+        raise RequestRefused(
+            f'"{sender}" is not yours to speak as: --from takes any name but the hub\'s own '
+            f"({names})"
+        )
+    return gateway(read_settings(), acting_as={sender})
+
+
+_OF_THE_HUB = RESERVED - {HUMAN}
 
 
 def prospect(sent: Sent) -> str:

@@ -152,7 +152,8 @@ def threads(
         gateway = as_person()
         every = gateway.records.threads(Query(agent=agent), among=_SCANNED)
         # not by the query: half a thread does not tell whether it is resolved
-        found = [each for each in every if since is None or each.updated >= since][:limit]
+        found = [each for each in every if since is None or each.updated >= since]
+        more, found = len(found) > limit, found[:limit]
         _doubt(gateway, [agent], {name for each in every for name in each.participants})
         if json:
             display.as_json([display.thread_object(thread) for thread in found])
@@ -171,6 +172,7 @@ def threads(
                 for thread in found
             )
             display.table(("THREAD", "STATE", "MESSAGES", "AGE", "WHO"), rows)
+            _say_if_there_is(more, limit)
 
 
 _MESSAGES_EXAMPLES = """
@@ -217,15 +219,26 @@ def messages(
             since=since,
         )
         gateway = as_person()
-        found = list(islice(_in_state(gateway.records.find(query), state), limit))
+        found = list(islice(_in_state(gateway.records.find(query), state), limit + 1))
+        more, found = len(found) > limit, found[:limit]
         names = {name for each in found for name in (each.message.sender, each.message.recipient)}
         _doubt(gateway, [agent, sender, to], names)
         if json:
             display.as_json([display.entry_object(entry) for entry in found])
+        elif not found and query == Query() and state is None:
+            display.say("No messages yet.")
         elif not found:
             display.say("No such messages.")
         else:
             display.table(("MESSAGE", "AGE", "FROM", "TO", "STATE", "TEXT"), map(_row, found))
+            _say_if_there_is(more, limit)
+
+
+def _say_if_there_is(more: bool, limit: int) -> None:
+    from agenthub_cli import display
+
+    if more:
+        display.say(f"There are more than these {limit}: see more with -n {10 * limit}", err=True)
 
 
 def _outcomes(state: State | None) -> frozenset[Outcome] | None:

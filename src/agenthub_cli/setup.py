@@ -48,6 +48,8 @@ def environment(settings: Settings) -> dict[str, str]:
 
 def set_up(wish: Wish, settings: Settings) -> None:
     """Show the change, ask, make it, and let OpenCode check it. Raises `AgentHubError`."""
+    if wish.file and not wish.file.absolute().parent.is_dir():
+        raise InvalidSettings(f"--file: there is no directory {wish.file.absolute().parent}")
     # where a project's own file holds
     opencode = OpenCodeConfig(wish.file.absolute().parent if wish.file else Path.cwd())
     if wish.file and not wish.remove:
@@ -82,7 +84,17 @@ def set_up(wish: Wish, settings: Settings) -> None:
         display.say()
         display.say("Restart the OpenCode windows that are open: they keep what they started with.")
     if not wish.remove:
+        _say_how_to_start(opencode, wish.file)
+
+
+def _say_how_to_start(opencode: OpenCodeConfig, file: Path | None) -> None:
+    """The hub begins only where it finds the tools configured."""
+    project = opencode.project_of(file) if file else None
+    if project is None:
         display.say("Start the hub with: agenthub daemon")
+        return
+    display.say("The configuration holds only in that directory, so start the hub there:")
+    display.say(f"  cd {shlex.quote(str(project))} && agenthub daemon")
 
 
 def _change(wish: Wish, path: Path, old: str, new: str) -> None:

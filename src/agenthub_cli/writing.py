@@ -78,6 +78,7 @@ def send(
         if math.isnan(timeout):
             raise InvalidSettings("--timeout: found nan, expected a number of seconds")
         gateway = as_person(sender)
+        known = thread is None or _is_known(gateway, thread)
         sent = gateway.send(
             sender=sender,
             recipient=to,
@@ -86,17 +87,28 @@ def send(
             priority=priority,
             thread_id=thread,
         )
-        if not json:
-            display.say(f"Sent {sent.message.id} to {to}. {prospect(sent)}", err=wait is not None)
         answer = None
         try:
+            if not json:
+                said = f"Sent {sent.message.id} to {to}. {prospect(sent)}"
+                display.say(said, err=wait is not None)
+            if not json and not known:
+                display.say(f"No thread {thread} is known: it begins with this message.", err=True)
             if wait is not None:
                 answer = _wait(gateway, sent.message, wait, timeout, quietly=json)
+        except KeyboardInterrupt:
+            if wait is not None:
+                _say_why(gateway, sent.message, wait)
+            raise
         finally:  # who waits in vain needs the id all the more
             if json:
                 display.as_json(_sent_object(sent, answer))
         if answer is not None and not json:
             display.message(answer)
+
+
+def _is_known(gateway: Gateway, thread_id: str) -> bool:
+    return next(gateway.records.find(Query(thread_id=thread_id)), None) is not None
 
 
 def _piped() -> str:
@@ -125,14 +137,14 @@ def _wait(
     from agenthub_cli import display
     from agenthub_cli.compose import changes
 
-    deadline = time.monotonic() + timeout
+    began = time.monotonic()
+    deadline = began + timeout
     told = quietly
     with changes(read_settings()) as change:
         while True:
-            # the first of its lives: somebody may have sent a dead letter again already
-            entry = next(iter(gateway.records.trace(message.id)), None)
+            entry = _first_life(gateway, message)
             if entry is None:
-                raise RequestRefused("somebody has removed it from the spool")
+                raise RequestRefused(_REMOVED)
             if entry.outcome in DEAD and entry.settlement is not None:
                 raise RequestRefused(f"it was not delivered ({entry.state}): {_reason(entry)}")
             if until is Until.DELIVERED and entry.settlement is not None:
@@ -149,27 +161,75 @@ def _wait(
             if entry.settlement is not None and not told:
                 told = True
                 display.say("Delivered. Waiting for the answer; Ctrl-C ends only that.", err=True)
+            if until is Until.DELIVERED and time.monotonic() - began >= _LOOK and not told:
+                told = True
+                display.say("Waiting until it is delivered; Ctrl-C ends only that.", err=True)
             change(min(left, _LOOK))
 
 
+_REMOVED = "somebody has removed it from the spool"
+
+
+def _first_life(gateway: Gateway, message: Message) -> Entry | None:
+    """What was sent, and not what came after: somebody may have sent a dead letter again."""
+    return next(iter(gateway.records.trace(message.id)), None)
+
+
+def _say_why(gateway: Gateway, message: Message, until: Until) -> None:
+    """Tell somebody who waits no longer what has become of it."""
+    from agenthub_cli import display
+
+    entry = _first_life(gateway, message)
+    why = _REMOVED if entry is None else _why(entry)
+    if sys.stderr.isatty():
+        display.say(err=True)  # below the terminal's own ^C
+    display.say(f"agenthub: it was not {until.value} yet: {why}", err=True)
+
+
 def _why(entry: Entry) -> str:
+    """Where a message is of which no more is known."""
     if entry.waits:
         return f"it still waits; agenthub discard {entry.message.id} takes it back"
-    return (
-        f"{entry.message.recipient} holds it, and may have answered in its own session instead of "
-        "with its tool"
-    )
+    holders = _holders(entry)
+    if not holders:
+        return "nobody was here to receive it"
+    if len(holders) == 1:
+        its = "may have answered in its own session instead of with its tool"
+        return f"{holders[0]} holds it, and {its}"
+    *others, last = holders
+    theirs = "may have answered in their own sessions instead of with their tools"
+    return f"{', '.join(others)} and {last} hold it, and {theirs}"
+
+
+def _holders(entry: Entry) -> list[str]:
+    """Who holds a message that does not wait any more."""
+    if not entry.message.is_broadcast:
+        return [entry.message.recipient]
+    deliveries = entry.settlement.deliveries if entry.settlement else ()
+    return [each.recipient for each in deliveries if each.held_at is not None]
 
 
 def _answer(gateway: Gateway, message: Message) -> Message | None:
     """The first answer, which counts as read now."""
-    query = Query(thread_id=message.thread_id, recipient=message.sender, since=message.timestamp)
-    answers = [entry for entry in gateway.records.find(query) if entry.message.id != message.id]
+    query = Query(recipient=message.sender, since=message.timestamp)
+    found = [each for each in gateway.records.find(query) if each.message.id != message.id]
+    answers = [each for each in found if each.message.thread_id == message.thread_id] or [
+        each for each in found if _answers_elsewhere(each.message, message)
+    ]
     if not answers:
         return None
     answer = min(answers, key=lambda entry: entry.message.timestamp)
     gateway.records.mark_read([answer])
     return answer.message
+
+
+def _answers_elsewhere(written: Message, asked: Message) -> bool:
+    """Whether it is from the very agent that was asked, in a thread of its own.
+
+    A model may leave out the thread when it answers; what it says in a thread that others began is
+    theirs. After a broadcast nobody can tell.
+    """
+    return written.sender == asked.recipient and written.thread_id == written.id
 
 
 def _reason(entry: Entry) -> str:
@@ -214,5 +274,8 @@ def discard(
             display.as_json([display.entry_object(entry) for entry in ended])
             return
         for entry in ended:
-            what = "Took back" if entry.waits else "Have done with"
-            display.say(f"{what} {entry.message.id} to {entry.message.recipient}.")
+            which = f"{entry.message.id} to {entry.message.recipient}"
+            if entry.settlement is None:
+                display.say(f"Took back {which}; it counts as read.")
+            else:
+                display.say(f"Done with {which}.")

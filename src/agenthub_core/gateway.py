@@ -318,8 +318,9 @@ class Gateway:
     def discard(self, name: str) -> Sequence[Entry]:
         """Have done with a message: what waits is not delivered, a dead letter is counted no more.
 
-        `name` is its id, or the beginning of it; the answer is what was ended. What the hub is
-        handing out at this moment still arrives. Raises `RequestRefused` where nothing is left.
+        `name` is its id, or the beginning of it; the answer is what was ended, as it is now. What
+        the hub is handing out at this moment still arrives. Raises `RequestRefused` where nothing
+        is left.
         """
         entries = self.records.look_up(name)
         left = [entry for entry in entries if entry.waits or entry.dead]
@@ -329,7 +330,7 @@ class Gateway:
                 f"there is nothing to discard of the message {last.message.id}: it was {last.state}"
             )
         self.records.mark_read(left)
-        return left
+        return [entry.marked_read() for entry in left]
 
     def prospect(self, message: Message) -> Sent:
         """What will happen to a message that waits."""

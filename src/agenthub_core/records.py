@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from agenthub_core.errors import RequestRefused
 from agenthub_core.model import Message, Outcome, Settlement, shown
@@ -18,6 +18,9 @@ from agenthub_core.query import Query
 from agenthub_core.threads import Thread, thread_of
 
 DEAD = frozenset(outcome for outcome in Outcome if outcome.is_dead_letter)
+
+_BEGINNING = 4
+"""Characters that a message is found by: with fewer, a slip of the pen would find another one."""
 
 _FEW = 5  # ids that a refusal names: enough to see which letters are missing
 
@@ -48,6 +51,12 @@ class Entry:
     def dead(self) -> bool:
         """Whether it did not reach everybody, and nobody has dealt with that."""
         return self.outcome in DEAD and not self.message.read
+
+    def marked_read(self) -> Entry:
+        """The same, once it is marked `read`."""
+        read = evolve(self.message, read=True)
+        settlement = self.settlement and evolve(self.settlement, message=read)
+        return evolve(self, message=read, settlement=settlement)
 
 
 class Records:
@@ -92,13 +101,18 @@ class Records:
     def look_up(self, name: str) -> Sequence[Entry]:
         """The lives of the message with this id, or of the only one whose id begins so.
 
-        Oldest first. Raises `RequestRefused` where there is none, or there are several.
+        A beginning has four characters or more. Oldest first. Raises `RequestRefused` where there
+        is none, or there are several.
         """
         entries = self.trace(name)
-        if entries or not name:
-            ids = [name] if entries else []
-        else:
-            ids = sorted({entry.message.id for entry in self.find(Query(id_prefix=name))})
+        if entries:
+            return entries
+        if len(name) < _BEGINNING:
+            raise RequestRefused(
+                f"there is no message {shown(name)}, and a beginning of an id has {_BEGINNING} "
+                "characters or more: agenthub messages lists them"
+            )
+        ids = sorted({entry.message.id for entry in self.find(Query(id_prefix=name))})
         if not ids:
             raise RequestRefused(f"there is no message {shown(name)}: agenthub messages lists them")
         if len(ids) > 1:
@@ -106,7 +120,7 @@ class Records:
                 f"{len(ids)} messages begin with {shown(name)}: {', '.join(ids[:_FEW])}"
                 + ", …" * (len(ids) > _FEW)
             )
-        return entries or self.trace(ids[0])
+        return self.trace(ids[0])
 
     def thread(self, thread_id: str) -> tuple[Thread, Sequence[Entry]]:
         """A conversation, oldest message first. Raises `RequestRefused` where there is none."""

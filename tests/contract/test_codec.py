@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agenthub_adapters import codec
@@ -33,7 +33,11 @@ from tests.unit.builders import agent, message
 
 # a file system or a loaded machine may make a single example slow, which is no fault of the codec
 quick = settings(
-    deadline=None, database=None, max_examples=100, derandomize=bool(os.environ.get("CI"))
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    database=None,
+    max_examples=100,
+    derandomize=bool(os.environ.get("CI")),
 )
 
 FIELDS = {"id", "from", "to", "type", "content", "priority", "threadId", "timestamp", "read"}

@@ -218,7 +218,7 @@ def test_what_is_no_text_is_not_sent(team: FileSpool) -> None:
 
 def test_the_options_are_in_the_message(team: FileSpool) -> None:
     options = ["--from", "ci", "--type", "question", "--priority", "urgent", "--thread", "t7"]
-    said("send", "bob", "hi", *options)
+    assert agenthub("send", "bob", "hi", *options).exit_code == 0
     (sent,) = waiting(team)
     assert (sent.sender, sent.type, sent.priority, sent.thread_id) == (
         "ci",
@@ -228,9 +228,20 @@ def test_the_options_are_in_the_message(team: FileSpool) -> None:
     )
 
 
+def test_a_slip_of_the_pen_in_a_thread_does_not_begin_one_silently(team: FileSpool) -> None:
+    done = agenthub("send", "bob", "hi", "--thread", "t7")
+    assert done.stderr == "No thread t7 is known: it begins with this message.\n"
+    said("send", "bob", "and then", "--thread", "t7")
+    end(team, message(thread_id="t8"))
+    said("send", "bob", "hi", "--thread", "t8")
+
+
 @pytest.mark.parametrize("name", ["hub", "all", "coordinator"])
 def test_nobody_writes_in_the_name_of_the_hub(team: FileSpool, name: str) -> None:
-    assert f'"{name}" is not yours to speak as' in refused("send", "bob", "hi", "--from", name)
+    assert refused("send", "bob", "hi", "--from", name) == (
+        f'agenthub: "{name}" is not yours to speak as: --from takes any name but the hub\'s own '
+        "(all, coordinator, hub)"
+    )
     assert waiting(team) == []
 
 
@@ -336,7 +347,19 @@ def test_waiting_for_the_delivery_returns_when_the_hub_has_delivered(team: FileS
     with hub_that(team, lambda sent: end(team, sent)):
         done = agenthub("send", "bob", "hi", "--wait", "delivered")
     assert (done.exit_code, done.stdout) == (0, "")
-    assert done.stderr.endswith("bob is here.\nDelivered.\n")
+    assert "bob is here.\n" in done.stderr
+    assert done.stderr.endswith("Delivered.\n")
+
+
+def test_who_waits_for_a_delivery_that_takes_its_time_is_told_so_once(
+    team: FileSpool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agenthub_cli.writing._LOOK", 0.01)
+    sent = agenthub("send", "bob", "hi", "--wait", "delivered", "--timeout", "0.2")
+    assert sent.stderr.count("Waiting until it is delivered; Ctrl-C ends only that.\n") == 1
+    silent = agenthub("send", "bob", "hi", "--wait", "delivered", "--timeout", "0.2", "--json")
+    assert "Waiting" not in silent.stderr
+    assert len(waiting(team)) == 2
 
 
 def test_a_message_that_is_just_being_settled_counts_as_delivered(team: FileSpool) -> None:
@@ -409,6 +432,62 @@ def test_an_answer_of_an_earlier_question_in_the_thread_is_not_this_ones(team: F
     assert "old" not in done.stdout
 
 
+def aside(asked: Message, **fields: Any) -> Message:
+    """An answer in a thread of its own: its writer has left out the one it was asked in."""
+    return evolve(answer_to(asked), id="aside", thread_id="aside", **fields)
+
+
+def test_an_answer_without_the_thread_is_one_if_it_is_from_who_was_asked(team: FileSpool) -> None:
+    def deliver_and_answer(asked: Message) -> None:
+        end(team, asked)
+        team.put(aside(asked))
+
+    with hub_that(team, deliver_and_answer):
+        done = agenthub("send", "bob", "Which port?", "--wait", "answered")
+    assert "bob · context · just now · thread aside\n  4096\n" in done.stdout
+    assert said("inbox").startswith("Nothing new.")
+
+
+@pytest.mark.usefixtures("team")
+def test_an_answer_in_the_thread_is_the_better_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    put = FileSpool.put
+
+    def put_and_answer(spool: FileSpool, sent: Message) -> str:
+        put(spool, aside(sent, content="By the way", timestamp=sent.timestamp))
+        put(spool, answer_to(sent))
+        return put(spool, sent)
+
+    monkeypatch.setattr(FileSpool, "put", put_and_answer)
+    done = agenthub("send", "bob", "Which port?", "--wait", "answered")
+    assert "  4096\n" in done.stdout
+    assert [each["id"] for each in told("inbox")] == ["aside"]
+
+
+@pytest.mark.parametrize(
+    ("to", "fields"),
+    [
+        ("bob", {"sender": "alice"}),
+        ("bob", {"thread_id": "of-others"}),
+        ("bob", {"recipient": "alice"}),
+        ("bob", {"timestamp": ago(minutes=1)}),
+        ("all", {"sender": "bob"}),
+    ],
+    ids=["another agent's", "in another thread", "to another", "from before", "of a broadcast"],
+)
+def test_what_else_is_written_without_the_thread_is_no_answer(
+    team: FileSpool, to: str, fields: dict[str, Any]
+) -> None:
+    def deliver_and_write(asked: Message) -> None:
+        team.put(evolve(aside(evolve(asked, recipient="bob")), **fields))
+        end(team, asked)
+
+    with hub_that(team, deliver_and_write):
+        done = agenthub("send", to, "Which port?", "--wait", "answered", "--timeout", "0.5")
+    assert (done.exit_code, done.stdout) == (1, "")
+
+
 def test_an_answer_that_was_waited_for_is_not_new_in_the_inbox(team: FileSpool) -> None:
     with hub_that(team, lambda sent: answer(team, sent)):
         agenthub("send", "bob", "Which port?", "--wait", "answered")
@@ -456,24 +535,41 @@ def test_a_script_that_waits_in_vain_learns_what_was_sent_all_the_same(team: Fil
     assert done.stderr.startswith("agenthub: it was not answered within 0 s")
 
 
+ELSEWHERE = "may have answered in its own session instead of with its tool"
+ELSEWHERES = "may have answered in their own sessions instead of with their tools"
+
+
+@pytest.mark.parametrize(
+    ("to", "holders", "fate"),
+    [
+        ("bob", ["bob"], f"bob holds it, and {ELSEWHERE}"),
+        ("all", ["bob"], f"bob holds it, and {ELSEWHERE}"),
+        ("all", ["alice", "bob", "carol"], f"alice, bob and carol hold it, and {ELSEWHERES}"),
+        ("all", [], "nobody was here to receive it"),
+    ],
+)
 @pytest.mark.usefixtures("team")
-def test_who_waits_too_long_for_the_answer_learns_that_the_message_arrived(
-    monkeypatch: pytest.MonkeyPatch,
+def test_who_waits_too_long_for_the_answer_learns_who_holds_the_message(
+    monkeypatch: pytest.MonkeyPatch, to: str, holders: list[str], fate: str
 ) -> None:
     put = FileSpool.put
 
     def put_and_deliver(spool: FileSpool, sent: Message) -> str:
         key = put(spool, sent)
-        spool.settle([Settlement(key=key, message=sent, outcome=Outcome.DELIVERED, at=NOW)])
+        deliveries = (
+            *(Delivery(recipient=name, held_at=NOW) for name in holders),
+            Delivery(recipient="zoe", reason="its window was closed"),
+        )
+        delivered = Outcome.DELIVERED
+        spool.settle(
+            [Settlement(key=key, message=sent, outcome=delivered, at=NOW, deliveries=deliveries)]
+        )
         return key
 
     monkeypatch.setattr(FileSpool, "put", put_and_deliver)
-    done = agenthub("send", "bob", "hi", "--wait", "answered", "--timeout", "0")
+    done = agenthub("send", to, "hi", "--wait", "answered", "--timeout", "0")
     assert done.exit_code == 1
-    assert done.stderr.endswith(
-        "it was not answered within 0 s: bob holds it, and may have answered in its own session "
-        "instead of with its tool\n"
-    )
+    assert done.stderr.endswith(f"it was not answered within 0 s: {fate}\n")
 
 
 def test_who_waits_for_the_answer_learns_when_the_message_has_arrived(team: FileSpool) -> None:
@@ -494,15 +590,36 @@ def test_who_waits_for_the_answer_learns_when_the_message_has_arrived(team: File
     assert b"  4096\n" in output
 
 
-def test_ctrl_c_ends_the_waiting_and_nothing_else(team: FileSpool) -> None:
+def test_ctrl_c_ends_the_waiting_and_nothing_else_and_says_that_the_message_waits(
+    team: FileSpool,
+) -> None:
     with process("send", "bob", "hi", "--wait", "answered") as waits:
         assert waits.stderr is not None
         assert waits.stderr.readline().startswith(b"Sent ")
         waits.send_signal(signal.SIGINT)
         output, errors = waits.communicate()
     assert (waits.returncode, output) == (130, b"")
-    assert b"Traceback" not in errors
-    assert [sent.content for sent in waiting(team)] == ["hi"]
+    (sent,) = waiting(team)
+    assert errors.decode() == (
+        "agenthub: it was not answered yet: it still waits; "
+        f"agenthub discard {sent.id} takes it back\n"
+    )
+
+
+def test_ctrl_c_says_who_holds_the_message(team: FileSpool) -> None:
+    with (
+        hub_that(team, lambda sent: end(team, sent)),
+        process("send", "bob", "hi", "--wait", "answered") as waits,
+    ):
+        assert waits.stderr is not None
+        assert waits.stderr.readline().startswith(b"Sent ")
+        assert waits.stderr.readline().startswith(b"Delivered. Waiting for the answer")
+        waits.send_signal(signal.SIGINT)
+        _, errors = waits.communicate()
+    assert waits.returncode == 130
+    assert errors.decode() == (
+        f"agenthub: it was not answered yet: bob holds it, and {ELSEWHERE}\n"
+    )
 
 
 # ----------------------------------------------------------------------------------------- inbox
@@ -748,7 +865,7 @@ def test_threads_shows_the_conversations_the_latest_first() -> None:
 )
 @pytest.mark.usefixtures("conversations")
 def test_threads_are_found(arguments: list[str], names: list[str]) -> None:
-    assert first_column(said("threads", *arguments)) == names
+    assert first_column(agenthub("threads", *arguments).stdout) == names
 
 
 @pytest.mark.usefixtures("conversations")
@@ -843,7 +960,7 @@ def test_messages_shows_those_that_wait_and_then_the_settled_ones_the_latest_fir
 )
 @pytest.mark.usefixtures("history")
 def test_messages_are_found(arguments: list[str], names: list[str]) -> None:
-    assert first_column(said("messages", *arguments)) == names
+    assert first_column(agenthub("messages", *arguments).stdout) == names
     assert [each["id"] for each in told("messages", *arguments)] == names
 
 
@@ -923,6 +1040,24 @@ def test_without_such_messages_it_says_so() -> None:
     assert told("messages", "--text", "nowhere") == []
 
 
+@pytest.mark.usefixtures("spool")
+def test_an_empty_hub_has_no_messages_yet() -> None:
+    assert said("messages") == "No messages yet.\n"
+    assert said("messages", "--state", "waiting") == "No such messages.\n"
+    assert said("messages", "--dead") == "No such messages.\n"
+
+
+@pytest.mark.parametrize("command", ["messages", "threads"])
+def test_that_a_list_ends_before_all_was_shown_is_told(spool: FileSpool, command: str) -> None:
+    for number in range(3):
+        spool.put(message(f"m{number}", thread_id=f"t{number}"))
+    cut = agenthub(command, "-n", "2")
+    assert (cut.exit_code, len(first_column(cut.stdout))) == (0, 2)
+    assert cut.stderr == "There are more than these 2: see more with -n 20\n"
+    assert len(first_column(said(command, "-n", "3"))) == 3
+    assert len(told(command, "-n", "2")) == 2
+
+
 # ------------------------------------------------------------------------------------------ show
 
 
@@ -961,14 +1096,14 @@ def test_show_tells_whether_the_recipient_of_a_message_that_waits_is_here(team: 
 
 @pytest.mark.parametrize("settled", [True, False], ids=["settled", "waiting"])
 def test_the_beginning_of_an_id_is_enough(spool: FileSpool, *, settled: bool) -> None:
-    for name in ("k3v9x0q2", "k3v8", "other"):
+    for name in ("k3v9x0q2", "k3v9y", "other"):
         each = message(name, content=name)
         if settled:
             end(spool, each)
         else:
             spool.put(each)
-    assert "  k3v9x0q2\n" in said("show", "k3v9")
-    assert refused("show", "k3") == "agenthub: 2 messages begin with 'k3': k3v8, k3v9x0q2"
+    assert "  k3v9x0q2\n" in said("show", "k3v9x")
+    assert refused("show", "k3v9") == "agenthub: 2 messages begin with 'k3v9': k3v9x0q2, k3v9y"
 
 
 def test_an_id_that_is_the_beginning_of_another_is_itself(spool: FileSpool) -> None:
@@ -1020,6 +1155,14 @@ def test_a_script_is_told_all_that_is_known_of_a_message(spool: FileSpool) -> No
             }
         ],
     }
+
+
+def test_show_finds_what_lies_under_a_name_that_is_no_id(spool: FileSpool) -> None:
+    document = {"from": "human", "to": "bob", "type": "task", "content": "By hand."}
+    (spool.messages / "name with space ü.json").write_text(json.dumps(document))
+    ((name, state),) = [(each["id"], each["state"]) for each in told("messages")]
+    assert state == "waiting"
+    assert "  By hand.\n" in said("show", name)
 
 
 @pytest.mark.parametrize("name", ["m2", "../m1", "m*", "", "x" * 5000])
@@ -1083,7 +1226,7 @@ def test_a_script_is_told_of_each_one_that_gets_it_again(team: FileSpool) -> Non
     [
         ("arrived", "the message arrived is no dead letter: it was delivered"),
         ("waits", "the message waits waits: it is delivered as soon as may be"),
-        ("m1", "there is no message 'm1': agenthub messages lists them"),
+        ("m123", "there is no message 'm123': agenthub messages lists them"),
         ("../m1", "there is no message '../m1': agenthub messages lists them"),
     ],
 )
@@ -1101,21 +1244,32 @@ def test_what_is_no_dead_letter_is_not_sent_again(
 
 def test_what_waits_is_taken_back(team: FileSpool) -> None:
     team.put(message("slip-of-the-pen", recipient="boob"))
-    assert said("discard", "slip") == "Took back slip-of-the-pen to boob.\n"
+    assert said("discard", "slip") == "Took back slip-of-the-pen to boob; it counts as read.\n"
     assert said("messages", "--state", "waiting") == "No such messages.\n"
     assert told("status")["messagesWaiting"] == 0
 
 
 def test_a_dead_letter_that_was_discarded_is_counted_no_more(team: FileSpool) -> None:
     end(team, message(), Outcome.EXPIRED)
-    assert said("discard", "m1") == "Have done with m1 to bob.\n"
+    assert said("discard", "m1") == "Done with m1 to bob.\n"
     assert told("status")["deadLettersLastDay"] == len(told("messages", "--dead")) == 0
     assert first_column(said("messages", "--state", "expired")) == ["m1"]
 
 
 def test_a_script_is_told_what_was_discarded(team: FileSpool) -> None:
     end(team, message(), Outcome.EXPIRED)
-    assert [(each["id"], each["state"]) for each in told("discard", "m1")] == [("m1", "expired")]
+    team.put(message("slip-of-the-pen"))
+    discarded = [*told("discard", "m1"), *told("discard", "slip-of-the-pen")]
+    assert [(each["id"], each["state"], each["read"]) for each in discarded] == [
+        ("m1", "expired", True),
+        ("slip-of-the-pen", "read", True),
+    ]
+
+
+def test_a_letter_takes_nothing_back(team: FileSpool) -> None:
+    team.put(message("slip-of-the-pen"))
+    assert "a beginning of an id has 4 characters or more" in refused("discard", "s")
+    assert [each.read for each in waiting(team)] == [False]
 
 
 def test_what_has_arrived_cannot_be_taken_back(team: FileSpool) -> None:
@@ -1311,6 +1465,20 @@ def test_a_reader_that_has_seen_enough_is_no_error() -> None:
         assert shows.stderr.read() == b""
 
 
+@pytest.mark.usefixtures("history")
+@pytest.mark.parametrize(
+    "command", [("messages",), ("messages", "--json"), ("--version",)], ids=" ".join
+)
+def test_an_output_that_cannot_be_written_is_a_sentence(command: tuple[str, ...]) -> None:
+    with (
+        Path("/dev/full").open("wb") as full,
+        process(*command, stdout=full.fileno()) as shows,
+    ):
+        _, errors = shows.communicate()
+    assert shows.returncode == 1
+    assert errors == b"agenthub: the output cannot be written: No space left on device\n"
+
+
 # ------------------------------------------------------------------------------- what is broken
 
 READING = [
@@ -1484,6 +1652,7 @@ def test_with_ten_thousand_messages_every_look_is_a_glance(
     while len(taken) < TRIES and min(taken, default=PATIENCE) >= PATIENCE:
         begun = time.perf_counter()
         with process(*command, stdout=subprocess.DEVNULL, env=environment) as shows:
-            assert shows.communicate()[1] == b""
+            assert b"agenthub:" not in shows.communicate()[1]
+        assert shows.returncode == 0
         taken.append(time.perf_counter() - begun)
     assert min(taken) < PATIENCE

@@ -8,14 +8,18 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agenthub_adapters import jsonc
 from agenthub_adapters.jsonc import JsoncError
 
 quick = settings(
-    deadline=None, database=None, max_examples=100, derandomize=bool(os.environ.get("CI"))
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    database=None,
+    max_examples=100,
+    derandomize=bool(os.environ.get("CI")),
 )
 
 HUB = {"type": "local", "command": ["agenthub", "mcp"]}

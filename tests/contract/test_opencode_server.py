@@ -542,6 +542,19 @@ def test_a_port_that_is_held_without_a_word_is_named(root: Path, port: int) -> N
     assert time.monotonic() - began < BOUNDED
 
 
+def test_that_the_hub_waits_for_a_word_is_told_once(
+    root: Path, port: int, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agenthub_adapters.opencode_server._SILENT_SECONDS", 0.1)
+    monkeypatch.setattr("agenthub_adapters.opencode_server._PROBE_SECONDS", 0.05)
+    hub = OpenCodeServer(port, root=root, start_timeout=SOON)
+    with socket.create_server(("127.0.0.1", port)), pytest.raises(ServerError):
+        hub.ensure()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"what holds port {port} does not answer; waiting for it, for 0.4 s at most"
+    ]
+
+
 def test_a_hub_that_is_told_to_stop_does_not_wait_for_a_word_either(root: Path, port: int) -> None:
     hub = OpenCodeServer(port, root=root)
     began = time.monotonic()

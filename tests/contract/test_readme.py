@@ -1,4 +1,4 @@
-"""What the README says is so: its library example, and its table of settings.
+"""What the README says is so: its library example, and its table of settings; and the Makefile.
 
 Its shell blocks are executed on the real OpenCode, in `tests/end_to_end/test_readme.py`.
 """
@@ -11,15 +11,26 @@ import sys
 from pathlib import Path
 
 import attrs
+import pytest
 
 from agenthub_cli import main, reading, writing
 from agenthub_cli.settings import Settings
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+CHECKOUT = Path(__file__).parents[2]
+README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
 
 
 def code_blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("target", ["setup", "test", "demo", "unit"])
+def test_make_tells_who_sets_up_and_nobody_else_what_to_do_next(target: str) -> None:
+    command = ["make", "--dry-run", target]
+    said = subprocess.run(  # noqa: S603  # the Makefile is ours
+        command, cwd=CHECKOUT, capture_output=True, text=True, check=True
+    ).stdout
+    assert ("Then: agenthub setup" in said) == ("export PATH=" in said) == (target == "setup")
 
 
 def test_the_library_example_runs_and_delivers() -> None:

@@ -466,6 +466,7 @@ GARBAGE = [
     garbage("empty", b"", "nothing", "a JSON object"),
     garbage("blank", b" \n\t ", "nothing", "a JSON object"),
     garbage("half", b'{"from": "alice"', "Expecting ',' delimiter at line 1", "a JSON object"),
+    garbage("open string", b'{"from": "al', "string starting at line 1 column 10", "a JSON object"),
     garbage("two objects", b"{}{}", "Extra data at line 1 column 3", "a JSON object"),
     garbage("not an object", b"[]", "[]", "a JSON object"),
     garbage("a string", b'"hello"', "'hello'", "a JSON object"),
@@ -586,18 +587,42 @@ def test_what_is_no_message_can_be_put_aside_under_any_name(
     assert copy.read_bytes() == document(id=..., to="../../x")
 
 
-@pytest.mark.parametrize("name", ["with space.json", ".json.json", "n" * 150 + ".json"])
-def test_a_message_without_an_id_needs_a_name_that_can_be_one(
-    spool: FileSpool, clock: ManualClock, name: str
+@pytest.mark.parametrize("name", ODD_NAMES, ids=ascii)
+def test_a_message_without_an_id_may_have_any_name_and_is_found_by_the_id_it_gets(
+    spool: FileSpool, name: str
 ) -> None:
-    write(spool.messages / name, document(id=...), at=NOON)
-    clock.advance(GRACE)
+    write(spool.messages / name, document(id=..., threadId=...), at=NOON)
     reading = spool.read(name)
-    if name.startswith("."):
-        assert reading is None
-    else:
-        assert isinstance(reading, Malformed)
-        assert reading.fault.field == "id"
+    assert isinstance(reading, Message)
+    spool.mark_read(name, reading)
+    read = spool.read(name)
+    assert isinstance(read, Message)
+    assert (read.id, read.thread_id, read.read) == (reading.id, reading.id, True)
+    spool.settle([settlement(name, read)])
+
+    assert spool.keys() == []
+    assert [found.message for found in spool.settled(reading.id)] == [read]
+    assert (spool.messages / "archive" / f"{reading.id}.json").exists()
+
+
+def test_names_that_are_no_ids_give_different_ones(spool: FileSpool) -> None:
+    ids = set()
+    for name in ODD_NAMES:
+        write(spool.messages / name, document(id=...), at=NOON)
+        reading = spool.read(name)
+        assert isinstance(reading, Message)
+        ids.add(reading.id)
+    assert len(ids) == len(ODD_NAMES)
+
+
+def test_an_id_that_its_sender_wrote_is_no_other_though_the_name_could_be_one(
+    spool: FileSpool, clock: ManualClock
+) -> None:
+    write(spool.messages / "m1.json", document(id="with space"), at=NOON)
+    clock.advance(GRACE)
+    reading = spool.read("m1.json")
+    assert isinstance(reading, Malformed)
+    assert reading.fault.field == "id"
 
 
 @pytest.mark.parametrize("name", [".json", ".hidden.json", "m1.json~", "m1.txt", "json", "m1.JSON"])

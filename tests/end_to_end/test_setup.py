@@ -359,6 +359,7 @@ def test_a_project_is_given_the_hub_for_itself_and_it_is_taken_back(
     assert status == 0, seen
     assert "✓ agent-hub connected" in seen  # in the project, not where it was typed
     assert json.loads(path.read_text()) == PREPARED | {"share": "disabled"}
+    assert f"\n  cd {project} && agenthub daemon\n" in seen.replace("\r", "")
     assert b"agent-hub" not in b"".join(user.files().values())
 
     status, seen = user.answers("y", "setup", "--file", str(path), "--remove")
@@ -384,6 +385,37 @@ def test_a_file_that_opencode_does_not_read_is_not_made_though_it_has_the_hub_fr
     )
     assert f"{user.config}, there config.json too" in done.stderr
     assert not path.exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "start"),
+    [
+        ("my project/opencode.json", "  cd '{home}/my project' && agenthub daemon"),
+        ("web/.opencode/opencode.json", "  cd {home}/web && agenthub daemon"),
+        (".config/opencode/opencode.json", "Start the hub with: agenthub daemon"),
+        ("named.json", "Start the hub with: agenthub daemon"),
+    ],
+)
+def test_where_the_hub_is_to_be_started_is_where_the_file_holds(
+    user: User, file: str, start: str
+) -> None:
+    path = user.home / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+
+    named = str(user.home / "named.json")
+    done = quick(user).types("setup", "--yes", "--file", str(path), OPENCODE_CONFIG=named)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1] == start.format(home=user.home)
+
+
+@pytest.mark.parametrize("name", ["x.json", "opencode.json"])
+def test_a_file_in_no_directory_is_told_and_nothing_is_made(user: User, name: str) -> None:
+    done = quick(user).types("setup", "--yes", "--file", f"nodir/{name}")
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"agenthub: --file: there is no directory {user.home}/nodir\n"
+    assert not (user.home / "nodir").exists()
 
 
 def test_what_another_program_wrote_while_the_user_was_asked_is_not_lost(user: User) -> None:
@@ -647,6 +679,20 @@ def test_the_doctor_tells_that_another_program_holds_the_port(user: User) -> Non
     )
 
 
+def test_the_doctor_tells_that_a_hub_at_work_has_no_opencode(user: User) -> None:
+    spool = FileSpool(user.hub, clock=SystemClock())
+    spool.prepare()
+    with spool.claim():
+        done = quick(user).types("doctor")
+
+    assert done.returncode == 1
+    assert wrong(done.stdout) == {"port"}
+    assert report(done.stdout)["port"][1] == (
+        f"the hub is running, but no OpenCode server answers on {user.port} "
+        "→ a server of the hub's own comes back by itself; start any other again"
+    )
+
+
 def test_the_doctor_tells_scripts_what_it_tells_people(user: User) -> None:
     told, as_json = quick(user).types("doctor"), user.types("doctor", "--json")
 
@@ -754,6 +800,36 @@ def test_the_doctor_tells_that_the_directory_is_no_hubs_and_leaves_it_alone(user
     )
     assert user.home.stat().st_mode & 0o777 == 0o755
     assert not (user.home / "messages").exists()
+
+
+def test_the_doctor_tells_of_settings_that_cannot_be_and_of_what_needs_none(user: User) -> None:
+    file = user.home / ".config" / "agent-hub-daemon" / "config.json"
+    file.parent.mkdir(parents=True)
+    file.write_text('{"opencode_port": 0, "injection": {"retries": -1}}')
+
+    done = quick(user).types("doctor", OPENCODE_PORT="many", AGENT_HUB_PREFLIGHT="perhaps")
+
+    assert (done.returncode, done.stderr) == (1, "")
+    assert wrong(done.stdout) == {"settings"}
+    text = report(done.stdout)["settings"][1]
+    assert "OPENCODE_PORT: found 'many', expected a number" in text
+    assert "AGENT_HUB_PREFLIGHT: found 'perhaps', expected true or false" in text
+    assert f"injection.retries in {file}: found -1, expected a whole number of 0 or more" in text
+    assert text.endswith("→ set what is expected there, or remove it")
+    assert {"python", "opencode", "mcp server"} <= report(done.stdout).keys()
+
+
+def test_the_doctor_tells_that_the_settings_are_no_json(user: User) -> None:
+    file = user.home / ".config" / "agent-hub-daemon" / "config.json"
+    file.parent.mkdir(parents=True)
+    file.write_text("{")
+
+    done = quick(user).types("doctor", "--json")
+
+    assert (done.returncode, done.stderr) == (1, "")
+    (fault,) = [each for each in json.loads(done.stdout) if not each["well"]]
+    assert fault["name"] == "settings"
+    assert fault["text"].startswith(f"{file} is not JSON: ")
 
 
 def test_the_doctor_tells_that_there_is_no_opencode(user: User) -> None:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 settings.register_profile(
-    "unit", deadline=None, database=None, derandomize=bool(os.environ.get("CI"))
+    "unit",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],  # a busy machine is no fault of the code
+    database=None,
+    derandomize=bool(os.environ.get("CI")),
 )
 settings.load_profile("unit")

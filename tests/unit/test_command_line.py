@@ -125,9 +125,20 @@ def test_the_help_of_a_command_shows_examples(flag: str) -> None:
         assert example in told.output
 
 
-@pytest.mark.parametrize("default", ["AGENT_HUB_DIR", "OPENCODE_PORT", "4096", "~/.agent-hub"])
+@pytest.mark.parametrize(
+    "default",
+    [
+        "AGENT_HUB_DIR",
+        "OPENCODE_PORT",
+        "4096",
+        "~/.agent-hub",
+        "AGENT_HUB_DAEMON_LOG_LEVEL",
+        "on standard error",
+    ],
+)
 def test_the_help_tells_variables_and_defaults(default: str) -> None:
-    assert default in agenthub("daemon", "--help").output
+    told = agenthub("daemon", "--help").output
+    assert default in " ".join(told.replace("│", " ").split())
 
 
 def test_the_examples_can_be_typed_as_they_stand(runs: Runs) -> None:
@@ -146,10 +157,35 @@ def test_flags_become_settings(runs: Runs) -> None:
     done = agenthub(
         "daemon", "--directory", "/hub", "--opencode-port", "5000", "--log-level", "debug"
     )
-    assert (done.exit_code, done.output) == (0, "")
+    assert (done.exit_code, done.stdout) == (0, "")
     assert runs.settings == [
         Settings(directory=Path("/hub"), opencode_port=5000, log_level="DEBUG")
     ]
+
+
+@pytest.mark.parametrize("elsewhere", [None, "/other", ""])
+def test_a_directory_of_the_daemons_alone_is_warned_of(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, elsewhere: str | None
+) -> None:
+    if elsewhere is not None:
+        monkeypatch.setenv("AGENT_HUB_DIR", elsewhere)
+    done = agenthub("daemon", "--directory", "/hub")
+    assert (done.exit_code, runs.settings) == (0, [Settings(directory=Path("/hub"))])
+    assert "WARNING only this daemon works in /hub: " in done.stderr
+    assert "AGENT_HUB_DIR" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("elsewhere", "directory"),
+    [("/hub", "/hub"), (None, str(Settings().directory)), ("/hub", None)],
+)
+def test_where_all_work_in_one_directory_there_is_nothing_to_warn_of(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, elsewhere: str | None, directory: str | None
+) -> None:
+    if elsewhere is not None:
+        monkeypatch.setenv("AGENT_HUB_DIR", elsewhere)
+    done = agenthub("daemon", *(["--directory", directory] if directory else []))
+    assert (done.exit_code, done.output, len(runs.settings)) == (0, "", 1)
 
 
 def test_without_flags_the_environment_is_asked(

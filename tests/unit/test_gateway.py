@@ -1228,7 +1228,7 @@ def test_what_waits_is_not_delivered_once_it_was_discarded(
 ) -> None:
     store.put(message())
     (entry,) = gateway.discard("m1")
-    assert (entry.message, entry.waits) == (message(), True)
+    assert (entry.message, entry.state) == (message(read=True), "read")
     assert waiting(store) == [message(read=True)], "the hub settles it as read"
     assert [each.state for each in gateway.records.trace("m1")] == ["read"]
     assert gateway.status().waiting == 0
@@ -1239,9 +1239,9 @@ def test_a_dead_letter_that_was_discarded_is_counted_no_more(
 ) -> None:
     end(store, message(), Outcome.EXPIRED)
     (entry,) = gateway.discard("m1")
-    assert entry.dead
+    assert (entry.state, entry.dead) == ("expired", False)
     assert gateway.status().dead == 0
-    assert [each.state for each in gateway.records.trace("m1")] == ["expired"]
+    assert list(gateway.records.trace("m1")) == [entry]
 
 
 def test_a_dead_letter_that_was_discarded_may_still_be_sent_again(
@@ -1259,7 +1259,7 @@ def test_all_that_is_left_of_a_message_is_discarded_at_once(
     end(store, message(), Outcome.EXPIRED)
     clock.advance(MINUTE)
     store.put(message(timestamp=clock.now()))
-    assert [entry.state for entry in gateway.discard("m1")] == ["expired", "waiting"]
+    assert [entry.state for entry in gateway.discard("m1")] == ["expired", "read"]
     with pytest.raises(RequestRefused, match="nothing to discard of the message m1: it was read"):
         gateway.discard("m1")
 
