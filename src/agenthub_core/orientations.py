@@ -42,6 +42,7 @@ class Orientations:
         self._policy = policy
         self._done = set(done)
         self._failures: dict[str, int] = {}
+        self._busy: set[str] = set()
         self._roster = roster
         self._channels = channels
         self._appoint = appoint
@@ -49,11 +50,12 @@ class Orientations:
         self._gone = gone
 
     def seen(self, session_id: str, now: datetime) -> None:
-        """The session is there: if nobody has told it yet, that is to be done."""
-        if self._policy.orientation is None:
+        """Something was done in the session: if nobody has told it yet, now may be the time."""
+        if self._policy.orientation is None or session_id in self._done:
             return
-        if session_id not in self._done and session_id not in self._failures:
-            self._failures[session_id] = 0
+        if session_id not in self._failures or session_id in self._busy:
+            self._failures.setdefault(session_id, 0)
+            self._busy.discard(session_id)
             self._appoint(session_id, now)
 
     def delivered(self, session_id: str, now: datetime) -> None:
@@ -97,7 +99,9 @@ class Orientations:
             del self._failures[session_id]
             self._gone(event.recipient)
         elif isinstance(error, SessionBusy):
-            self._appoint(session_id, now + self._policy.session_poll)
+            # its turn's end will be seen; a session in which nothing is done is not to be asked
+            self._busy.add(session_id)
+            self._appoint(session_id, now + orientation.delay)
         else:
             self._failures[session_id] += 1
             if self._failures[session_id] <= orientation.retries:

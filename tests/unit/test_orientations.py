@@ -133,8 +133,19 @@ def test_a_session_at_work_is_told_when_it_is_idle_however_long_that_takes() -> 
     story.goes_on()
     for _ in range(100):
         assert topics(fails(story, SessionBusy("in the middle of a turn"))) == []
-        assert told(story.wait(POLL)) == ["bob"]
+        story.wait(POLL)
+        story.lists(session("bob", updated=story.now))
+        assert told(story.goes_on()) == ["bob"]
     assert kept(holds(story)) == ["ses_bob"]
+
+
+def test_a_session_in_which_nothing_is_done_is_asked_once_a_minute() -> None:
+    story = begun("bob")
+    story.goes_on()
+    for _ in range(3):
+        fails(story, SessionBusy("the session has not begun yet"))
+        assert told(story.wait(seconds(59.9))) == []
+        assert told(story.wait(seconds(0.1))) == ["bob"]
 
 
 @pytest.mark.parametrize("error", [PromptNotHeld("gone"), RelayUnreachable("timed out")])
