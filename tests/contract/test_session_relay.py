@@ -470,6 +470,7 @@ class SessionRelayContract:
         surroundings.say(session_id)
         relay.inject(silent(session_id))
         turns = surroundings.turns(session_id)
+        relay.turn(session_id)  # a look at what it holds now
 
         relay.inject(prompt(session_id, "Build it"))
 
