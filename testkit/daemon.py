@@ -9,7 +9,9 @@ What it is connected to, and what it should do, is left to the test.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -107,6 +109,14 @@ class Daemon:
             print("the daemon said:", *self.lines, sep="\n")  # shown by pytest beside the failure
         if self._process is not None and self._process.poll() is None:
             self.kill()
+            self._end_its_server()
+
+    def _end_its_server(self) -> None:
+        """The OpenCode server that it has started, and which the next hub would have taken over."""
+        record = self.directory / "server.json"
+        if record.exists():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(json.loads(record.read_text())["pid"], signal.SIGKILL)
 
     def _read(self, process: subprocess.Popen[str]) -> None:
         assert process.stderr is not None
