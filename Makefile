@@ -76,7 +76,7 @@ $(OPENCODE)/ready:
 		exit 0; \
 	else \
 		echo "Installing OpenCode $(OPENCODE_VERSION) into $(OPENCODE) …"; \
-		npm install --silent --no-save --no-package-lock --no-audit --no-fund --ignore-scripts \
+		npm install --loglevel=error --no-save --no-package-lock --no-audit --no-fund --ignore-scripts \
 			--prefix $(OPENCODE) opencode-ai@$(OPENCODE_VERSION) && \
 		env -u XDG_CACHE_HOME -u XDG_CONFIG_HOME -u XDG_DATA_HOME -u XDG_STATE_HOME \
 			HOME=$(CURDIR)/$(OPENCODE) TMPDIR=$(CURDIR)/$(OPENCODE) \

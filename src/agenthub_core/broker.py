@@ -454,7 +454,7 @@ class Broker:
         seen = [session for session in event.sessions if self._may_see(session)]
         for session in seen:
             self._see(session)
-            self._orientations.seen(session.id, now)
+            self._orientations.seen(session, now)
         old = len(event.sessions) - len(seen)
         if old and not self._told_of_old:
             self._told_of_old = True

@@ -218,9 +218,9 @@ class Prompt:
     """A text for one session.
 
     `id` derives from what was said and to whom, 64 hex digits, so that any repetition is
-    recognised. `written` is the message's time. `repeated` says that the session may hold it
-    already: the relay then asks for the receipt first. One that does not wake is read by the
-    session's model with its next turn.
+    recognised. `written` is the message's time, and so the same at each repetition, too. `repeated`
+    says that the session may hold it already: the relay then asks for the receipt first. One that
+    does not wake is read by the session's model with its next turn.
     """
 
     id: str = field(validator=_filled)

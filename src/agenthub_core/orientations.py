@@ -12,13 +12,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from datetime import datetime
 
+from attrs import define
+
 from agenthub_core import notices, prompts
 from agenthub_core.channels import Channels
 from agenthub_core.errors import SessionBusy, SessionUnknown
-from agenthub_core.model import Agent
+from agenthub_core.model import Agent, Session
 from agenthub_core.policies import Policy
 from agenthub_core.protocol import Action, Orient, Oriented, OrientFailed, SaveOriented
 from agenthub_core.roster import Roster
+
+
+@define
+class _Untold:
+    """A session that is yet to be told."""
+
+    created: datetime
+    failures: int = 0
+    busy: bool = False
+    """It could not be told when it was last tried."""
 
 
 class Orientations:
@@ -41,33 +53,37 @@ class Orientations:
     ) -> None:
         self._policy = policy
         self._done = set(done)
-        self._failures: dict[str, int] = {}
-        self._busy: set[str] = set()
+        self._untold: dict[str, _Untold] = {}
         self._roster = roster
         self._channels = channels
         self._appoint = appoint
         self._act = act
         self._gone = gone
 
-    def seen(self, session_id: str, now: datetime) -> None:
+    def seen(self, session: Session, now: datetime) -> None:
         """Something was done in the session: if nobody has told it yet, now may be the time."""
-        if self._policy.orientation is None or session_id in self._done:
+        if self._policy.orientation is None or session.id in self._done:
             return
-        if session_id not in self._failures or session_id in self._busy:
-            self._failures.setdefault(session_id, 0)
-            self._busy.discard(session_id)
-            self._appoint(session_id, now)
+        untold = self._untold.get(session.id)
+        if untold is None:
+            self._untold[session.id] = _Untold(created=session.created)
+        elif untold.busy:
+            untold.busy = False
+        else:
+            return  # it has its appointment
+        self._appoint(session.id, now)
 
     def delivered(self, session_id: str, now: datetime) -> None:
         """The session holds a message: now it knows as much."""
-        if self._failures.pop(session_id, None) is not None:
+        if self._untold.pop(session_id, None) is not None:
             self._finish(session_id, now)
 
     def due(self, session_id: str, now: datetime, *, relay_up: bool) -> None:
         """Tell the session, if now is the time."""
         agent = self._roster.of_session(session_id)
-        if agent is None or session_id not in self._failures:
-            self._failures.pop(session_id, None)
+        untold = self._untold.get(session_id)
+        if agent is None or untold is None:
+            self._untold.pop(session_id, None)
             return
         channel = self._channels[agent.id]
         if not relay_up or channel.under_way is not None or channel.head() is not None:
@@ -76,7 +92,11 @@ class Orientations:
         self._channels.occupy(agent.id, f"orientation of {session_id}")
         wakes = self._policy.orientation is not None and self._policy.orientation.wakes
         prompt = prompts.orientation(
-            agent, session_id=session_id, others=self._others(agent, now), wakes=wakes, now=now
+            agent,
+            session_id=session_id,
+            others=self._others(agent, now),
+            wakes=wakes,
+            created=untold.created,
         )
         self._act(Orient(recipient=agent.id, prompt=prompt))
 
@@ -84,7 +104,7 @@ class Orientations:
         """The session holds it."""
         self._channels.arrived(event.recipient)
         session_id = event.receipt.session_id
-        if self._failures.pop(session_id, None) is not None:
+        if self._untold.pop(session_id, None) is not None:
             self._finish(session_id, now)
             self._act(notices.agent_oriented(event.recipient))
 
@@ -92,19 +112,19 @@ class Orientations:
         """The session does not hold it."""
         self._channels.arrived(event.recipient)
         session_id, error = event.session_id, event.error
-        orientation = self._policy.orientation
-        if session_id not in self._failures or orientation is None:
+        orientation, untold = self._policy.orientation, self._untold.get(session_id)
+        if untold is None or orientation is None:
             return
         if isinstance(error, SessionUnknown):
-            del self._failures[session_id]
+            del self._untold[session_id]
             self._gone(event.recipient)
         elif isinstance(error, SessionBusy):
             # its turn's end will be seen; a session in which nothing is done is not to be asked
-            self._busy.add(session_id)
+            untold.busy = True
             self._appoint(session_id, now + orientation.delay)
         else:
-            self._failures[session_id] += 1
-            if self._failures[session_id] <= orientation.retries:
+            untold.failures += 1
+            if untold.failures <= orientation.retries:
                 self._appoint(session_id, now + orientation.delay)
             else:
                 self._act(notices.agent_not_oriented(event.recipient, error))

@@ -54,14 +54,17 @@ def delivery(
 
 
 def orientation(
-    agent: Agent, *, session_id: str, others: Sequence[Agent], wakes: bool, now: datetime
+    agent: Agent, *, session_id: str, others: Sequence[Agent], wakes: bool, created: datetime
 ) -> Prompt:
-    """The prompt that tells a session who it is; the same id, however often it is made."""
+    """The prompt that tells a session who it is: the same one, whenever it is made.
+
+    `created` is the session's time. It is the prompt's own, too, which must not change.
+    """
     return Prompt(
         id=fingerprint("orientation", agent.id, session_id),
         session_id=session_id,
         text=_orientation_text(agent.id, others),
-        written=now,
+        written=created,
         repeated=True,  # an earlier run may have told it, and not have written that down
         wakes=wakes,
     )

@@ -94,6 +94,10 @@ def test_a_session_is_told_when_its_turn_has_ended_and_once_in_all_runs(
         again = opencode.create_session(project("more"))
         hub.wait_for("agent.registered", session=again["id"])
         assert hub.said("agent.oriented") == []
+        hub.kill()
+        (hub.directory / "oriented_sessions.json").unlink()  # as if it had been killed before
+    with Daemon(quick_env) as hub:
+        hub.wait_for("agent.oriented", agent=session["slug"])
     assert len(said_by_user(opencode, session["id"])) == 2
     assert asked(scripted_model, session["id"]) == 1
 

@@ -199,7 +199,7 @@ def test_a_receipt_that_comes_twice_is_kept_once() -> None:
 
 def text_for(*others: Agent) -> str:
     return orientation(
-        agent("bob"), session_id="ses_bob", others=others, wakes=False, now=NOON
+        agent("bob"), session_id="ses_bob", others=others, wakes=False, created=NOON
     ).text
 
 
@@ -254,12 +254,25 @@ def test_who_was_seen_last_is_named_first_and_who_is_away_not_at_all() -> None:
 def test_the_same_session_is_told_the_same_thing_under_one_id() -> None:
     def prompt_id(name: str, session_id: str, *others: Agent) -> str:
         bob = agent(name)
-        return orientation(bob, session_id=session_id, others=others, wakes=False, now=NOON).id
+        return orientation(bob, session_id=session_id, others=others, wakes=False, created=NOON).id
 
     assert prompt_id("bob", "ses_1") == prompt_id("bob", "ses_1", agent("alice"))
     assert (
         len({prompt_id("bob", "ses_1"), prompt_id("bob", "ses_2"), prompt_id("al", "ses_1")}) == 3
     )
+
+
+def test_what_is_told_again_in_another_run_is_the_same_prompt() -> None:
+    """A relay knows it by its id and its time."""
+    first = begun("bob")
+    (told_first,) = of(Orient, first.goes_on())
+    fails(first, PromptNotHeld("gone"))
+    (told_again,) = of(Orient, first.wait(seconds(60)))
+    later = Story(policy=POLICY, agents=[agent("bob")], listed=True)
+    later.wait(timedelta(minutes=9))
+    later.lists(session("bob", updated=later.now))
+    (told_later,) = of(Orient, later.goes_on())
+    assert told_first.prompt == told_again.prompt == told_later.prompt
 
 
 def test_nothing_is_injected_for_an_orientation() -> None:
