@@ -104,9 +104,8 @@ class Daemon:
         self.start()
         return self
 
-    def __exit__(self, kind: object, *_: object) -> None:
-        if kind is not None:
-            print("the daemon said:", *self.lines, sep="\n")  # shown by pytest beside the failure
+    def __exit__(self, *_: object) -> None:
+        print("the daemon said:", *self.lines, sep="\n")  # pytest shows it beside a failure
         if self._process is not None and self._process.poll() is None:
             self.kill()
             self._end_its_server()

@@ -83,6 +83,7 @@ class OpenCode:
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         """`settings` are further keys of opencode.json, such as `mcp` or `permission`."""
+        self._slugs: set[str] = set()
         self.binary = binary
         self.home = home
         self.password = password
@@ -257,12 +258,21 @@ class OpenCode:
     def create_session(
         self, directory: Path, title: str | None = None, **body: Any
     ) -> dict[str, Any]:
+        """A session, under a slug that this server has not given to another one.
+
+        OpenCode draws it out of 899: two alike are one agent with its slug for a name, and one with
+        a longer name.
+        """
         if title is not None:
             body["title"] = title
-        session: dict[str, Any] = self._json(
-            "POST", "/session", params={"directory": str(directory)}, json=body
-        )
-        return session
+        while True:
+            session: dict[str, Any] = self._json(
+                "POST", "/session", params={"directory": str(directory)}, json=body
+            )
+            if session["slug"] not in self._slugs:
+                self._slugs.add(session["slug"])
+                return session
+            self._json("DELETE", f"/session/{session['id']}")
 
     def session(self, session_id: str) -> dict[str, Any]:
         session: dict[str, Any] = self._json("GET", f"/session/{session_id}")

@@ -147,7 +147,8 @@ def test_messages_for_a_session_at_work_in_the_servers_own_process_are_queued_in
 
     for name in ("one", "two", "three"):
         hub.send(name, sender="writer", to=session["slug"], content=f"message {name}")
-        hub.outcome(name)
+        (delivery,) = hub.outcome(name)["agenthub"]["deliveries"]
+        assert delivery["session"] == session["id"]
     held.release()
     opencode.wait_for_idle(session["id"])
 

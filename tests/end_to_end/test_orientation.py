@@ -121,7 +121,8 @@ def test_a_window_of_its_own_is_told_soon_and_nothing_else_changes(
 
         told = eventually(lambda: said_by_user(opencode, session["id"])[1:], timeout=2 * SOON)
 
-        assert session["slug"] in told[0]
-        hub.wait_for("agent.oriented", agent=session["slug"])
+        name = hub.wait_for("agent.registered", session=session["id"])["agent"]
+        assert f'"{name}"' in told[0]
+        hub.wait_for("agent.oriented", agent=name)
         assert opencode.session(session["id"])["agent"] == agent
         assert asked(scripted_model, session["id"]) == before
