@@ -294,16 +294,20 @@ class FileSpool:
     def agents(self) -> Sequence[Agent]:
         with files.reading(self._agents):
             sessions = self._session_agents()
-            by_agent = {
-                entry["agentId"]: session_id
-                for session_id, entry in sessions.items()
-                if isinstance(entry, dict) and is_identifier(entry.get("agentId"))
-            }
+            by_agent = _by_agent(sessions)
             names = {path.stem for path in self._agents.glob("*.json") if is_identifier(path.stem)}
             return [
                 self._agent(name, by_agent.get(name), sessions)
                 for name in sorted(names | set(by_agent))
             ]
+
+    def agent(self, agent_id: str) -> Agent | None:
+        with files.reading(self._agents):
+            sessions = self._session_agents()
+            session_id = _by_agent(sessions).get(agent_id)
+            if session_id is None and not (self._agents / f"{agent_id}.json").exists():
+                return None
+            return self._agent(agent_id, session_id, sessions)
 
     def save_agent(self, agent: Agent) -> None:
         with self._changing_agents():
@@ -367,6 +371,15 @@ def _lock_patiently(descriptor: int) -> None:
         except BlockingIOError:
             time.sleep(pause)
     return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _by_agent(sessions: dict[str, Any]) -> dict[str, str]:
+    """Whose session is which."""
+    return {
+        entry["agentId"]: session_id
+        for session_id, entry in sessions.items()
+        if isinstance(entry, dict) and is_identifier(entry.get("agentId"))
+    }
 
 
 def _object(path: Path) -> dict[str, Any]:

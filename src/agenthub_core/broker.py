@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from agenthub_core import notices, prompts
@@ -35,8 +35,10 @@ from agenthub_core.orientations import Orientations
 from agenthub_core.policies import Policy
 from agenthub_core.protocol import (
     Action,
+    AgentFound,
     CheckTurn,
     Event,
+    FindAgent,
     Inject,
     Injected,
     InjectFailed,
@@ -51,6 +53,7 @@ from agenthub_core.protocol import (
     Quarantined,
     ResumeTurn,
     SaveAgent,
+    SessionsChanged,
     SessionsListed,
     Settle,
     Settled,
@@ -116,6 +119,8 @@ class Broker:
         self._relay_lost: datetime | None = None
         self._asked: datetime | None = None
         self._listed: datetime | None = None
+        self._changed = False
+        self._latest: dict[str, Session] = {}
         self._malformed: set[str] = set()
         self._store_failing: set[type[StoreError]] = set()
         self._actions: list[Action] = []
@@ -135,6 +140,8 @@ class Broker:
             MessageWithdrawn: self._message_withdrawn,
             SessionsListed: self._sessions_listed,
             ListingFailed: self._listing_failed,
+            SessionsChanged: self._sessions_changed,
+            AgentFound: self._agent_found,
             Injected: self._injected,
             InjectFailed: self._inject_failed,
             Oriented: self._orientations.oriented,
@@ -236,6 +243,7 @@ class Broker:
             self._channels.put(recipient, pending.place)
             if self._roster.get(recipient) is None:
                 self._actions.append(notices.recipient_unknown(message, recipient))
+                self._find(recipient)
 
     def _message_withdrawn(self, event: MessageWithdrawn, now: datetime) -> None:
         pending = self._pending.get(event.key)
@@ -269,8 +277,8 @@ class Broker:
         agent = self._roster.get(recipient)
         if agent is None:
             return f"no session of {recipient} appeared"
-        if agent.session_id is None:
-            return f"the session of agent {recipient} is gone"
+        if self._channels[recipient].session_id is None:
+            return f"the agent {recipient} has no session"
         if not self._relay_up:
             return "the relay did not answer"
         return "other messages went before it"
@@ -463,9 +471,44 @@ class Broker:
             self._relay_recovered(now)
             for session in event.sessions:
                 self._watch(session.id, now)
+        self._connect_by_directory(event.sessions)
         for key in tuple(self._unrouted):
             self._route(self._pending[key], now)
-        self._agenda.set((_Due.LISTING, ""), now + self._policy.session_poll)
+        for recipient in tuple(self._channels.without_session()):
+            self._find(recipient)
+        again = self._gap if self._changed else self._policy.session_poll
+        self._changed = False
+        self._agenda.set((_Due.LISTING, ""), now + again)
+
+    def _sessions_changed(self, event: SessionsChanged, now: datetime) -> None:
+        if self._asked is not None:
+            self._changed = True  # the listing that is under way may have missed it
+        elif self._listed is not None and self._relay_up:
+            self._agenda.set((_Due.LISTING, ""), max(now, self._listed + self._gap))
+
+    @property
+    def _gap(self) -> timedelta:
+        return min(self._policy.listing_gap, self._policy.session_poll)
+
+    def _connect_by_directory(self, sessions: Iterable[Session]) -> None:
+        """An agent without a session of its own is reached through the latest in its directory."""
+        for session in sessions:
+            known = self._latest.get(session.directory)
+            if known is None or known.updated <= session.updated:
+                self._latest[session.directory] = session
+        for agent in self._roster.without_session():
+            latest = self._latest.get(agent.directory.rstrip("/"))
+            if latest is not None:
+                self._channels.connect(agent.id, latest.id)
+
+    def _find(self, recipient: str) -> None:
+        """It may have registered itself by now."""
+        if self._roster.get(recipient) is None:
+            self._actions.append(FindAgent(name=recipient))
+
+    def _agent_found(self, event: AgentFound, now: datetime) -> None:
+        if self._roster.found(event.agent):
+            self._connect_by_directory(())
 
     def _relay_recovered(self, now: datetime) -> None:
         away = None if self._relay_lost is None else now - self._relay_lost
@@ -507,6 +550,10 @@ class Broker:
             self._actions.append(SaveAgent(agent=agent))
 
     def _disconnect(self, name: str) -> None:
+        gone = self._channels[name].session_id
+        self._latest = {
+            directory: session for directory, session in self._latest.items() if session.id != gone
+        }
         self._channels.connect(name, None)
         self._roster.disconnect(name)
         self._save(name)

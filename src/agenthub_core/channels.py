@@ -8,6 +8,7 @@ back until a time. What a message is, and what became of it, is the broker's bus
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterator
 from datetime import datetime
 
 from attrs import define, field
@@ -107,6 +108,10 @@ class Channels:
         channel.under_way = None
         self._judge(recipient)
         return channel
+
+    def without_session(self) -> Iterator[str]:
+        """The recipients that something waits for, and that have no session."""
+        return (name for name, channel in self._channels.items() if channel.session_id is None)
 
     def release(self) -> list[Channel]:
         """Hold no channel back any more; those that were."""

@@ -32,8 +32,10 @@ from agenthub_core.ports import (
 )
 from agenthub_core.protocol import (
     Action,
+    AgentFound,
     CheckTurn,
     Event,
+    FindAgent,
     Inject,
     Injected,
     InjectFailed,
@@ -50,6 +52,7 @@ from agenthub_core.protocol import (
     ResumeTurn,
     SaveAgent,
     SaveOriented,
+    SessionsChanged,
     SessionsListed,
     Settle,
     Settled,
@@ -118,15 +121,19 @@ class _Crash:
     error: BaseException
 
 
+class _Look:
+    """A hint that something was done in a session."""
+
+
 class _Wake:
     """Something to look up from the inbox for."""
 
 
-_Item = _Hint | _Outcome | _Crash | _Wake
+_Item = _Hint | _Look | _Outcome | _Crash | _Wake
 
 
 class Hub:
-    """A running agenthub: `run` it in one thread, `hint` and `stop` it from any."""
+    """A running agenthub: `run` it in one thread, `hint`, `look` and `stop` it from any."""
 
     def __init__(
         self,
@@ -152,6 +159,7 @@ class Hub:
         self._inbox: queue.SimpleQueue[_Item] = queue.SimpleQueue()
         self._to_settle: list[Settlement] = []
         self._hinted: set[str] = set()
+        self._looking = False
         self._reported: set[str] = set()
         self._settling = False
         self._tasks = 0
@@ -167,11 +175,14 @@ class Hub:
         }
         """What the relay is asked for, on the executor's threads."""
         self._keeps: dict[type[Action], Callable[[Any], tuple[Event, ...]]] = {
+            FindAgent: self._find,
             Quarantine: self._quarantine,
             SaveAgent: self._save,
             SaveOriented: self._save_oriented,
         }
-        """What the store is to keep, on the writer's thread; settlements go there in batches."""
+        """What the store is asked for, or to keep, on the writer's thread, one after the other.
+
+        Settlements go there in batches."""
 
     # ------------------------------------------------------------------------- from any thread
 
@@ -180,6 +191,12 @@ class Hub:
         if key not in self._hinted:  # else it will yet be read, and what changed with it
             self._hinted.add(key)
             self._inbox.put(_Hint(key))
+
+    def look(self) -> None:
+        """Something may have been done in a session; as with `hint`, or may not."""
+        if not self._looking:
+            self._looking = True
+            self._inbox.put(_Look())
 
     def stop(self) -> None:
         """Let `run` return soon: what is under way is finished, or left waiting in the store.
@@ -239,7 +256,7 @@ class Hub:
         deadline = self._clock.now() + self._rhythm.drain
         while self._tasks and self._clock.now() < deadline:
             item = self._await(deadline)
-            if item is not None and not isinstance(item, _Hint):
+            if item is not None and not isinstance(item, _Hint | _Look):
                 self._take(item)
 
     def _take(self, item: _Item) -> None:
@@ -247,6 +264,9 @@ class Hub:
             case _Hint(key, recovered):
                 self._hinted.discard(key)  # before the reading: what comes later is news
                 self._read(key, recovered=recovered)
+            case _Look():
+                self._looking = False
+                self._tell(SessionsChanged())
             case _Outcome(events, settled):
                 self._tasks -= 1
                 for event in events:
@@ -390,6 +410,13 @@ class Hub:
         except StoreError as error:
             return tuple(SettleFailed(key=settlement.key, error=error) for settlement in batch)
         return tuple(Settled(key=settlement.key) for settlement in batch)
+
+    def _find(self, action: FindAgent) -> tuple[Event, ...]:
+        try:
+            agent = self._store.agent(action.name)
+        except StoreError as error:
+            return (StoreFailed(error=error),)
+        return () if agent is None else (AgentFound(agent=agent),)
 
     def _quarantine(self, action: Quarantine) -> tuple[Event, ...]:
         try:

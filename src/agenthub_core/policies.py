@@ -124,6 +124,9 @@ class Policy:
     listing_overlap: timedelta = field(default=timedelta(seconds=10), validator=_positive)
     """How far a listing looks back beyond the last one: a session's time of update is set in
     another process, a little before it can be seen here."""
+    listing_gap: timedelta = field(default=timedelta(milliseconds=250), validator=_positive)
+    """Between two listings at least, however much is done: one costs OpenCode 3 ms, and a turn
+    writes into its database 400 times."""
     relay_probe: timedelta = field(default=timedelta(seconds=1), validator=_positive)
     """Between two listings while the relay does not answer: its return is felt at once."""
     busy_wait: timedelta = field(default=timedelta(seconds=1), validator=_positive)

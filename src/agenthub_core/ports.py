@@ -140,6 +140,10 @@ class MessageStore(Protocol):
         """Every agent that was saved, as it was last saved, in no order."""
         ...
 
+    def agent(self, agent_id: str) -> Agent | None:
+        """One agent, as `agents` has it; None where there is none of that id."""
+        ...
+
     def save_agent(self, agent: Agent) -> None:
         """Keep an agent's session and when it was seen, in place of what was saved under its id.
 

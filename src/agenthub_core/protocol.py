@@ -5,6 +5,7 @@ An action is performed by whoever drives the broker, and its outcome comes back 
     Inject        -> Injected | InjectFailed
     Orient        -> Oriented | OrientFailed
     ListSessions  -> SessionsListed | ListingFailed
+    FindAgent     -> AgentFound | StoreFailed | (nothing: there is none)
     CheckTurn     -> TurnSeen | TurnUnseen
     ResumeTurn    -> (nothing: the next CheckTurn sees what became of it)
     Settle        -> Settled | SettleFailed
@@ -75,6 +76,18 @@ class ListingFailed:
     """The relay does not answer."""
 
     error: RelayError
+
+
+@frozen(kw_only=True)
+class SessionsChanged:
+    """Something may have been done in a session: a hint, wrong or late as hints are."""
+
+
+@frozen(kw_only=True)
+class AgentFound:
+    """The store knows an agent that a message waits for."""
+
+    agent: Agent
 
 
 @frozen(kw_only=True)
@@ -173,6 +186,8 @@ Event = (
     | MessageWithdrawn
     | SessionsListed
     | ListingFailed
+    | SessionsChanged
+    | AgentFound
     | Injected
     | InjectFailed
     | Oriented
@@ -212,6 +227,13 @@ class ListSessions:
     """Ask the relay for the sessions that were active within a while."""
 
     active: timedelta
+
+
+@frozen(kw_only=True)
+class FindAgent:
+    """Ask the store for an agent that has registered itself."""
+
+    name: str
 
 
 @frozen(kw_only=True)
@@ -282,6 +304,7 @@ Action = (
     Inject
     | Orient
     | ListSessions
+    | FindAgent
     | CheckTurn
     | ResumeTurn
     | Settle

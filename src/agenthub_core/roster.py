@@ -62,6 +62,22 @@ class Roster:
         self._keep(evolve(agent, last_seen=when))
         return True
 
+    def found(self, agent: Agent) -> bool:
+        """An agent that has registered itself; whether it was unknown."""
+        if agent.id in self._agents:
+            return False
+        self._keep(evolve(agent, session_id=None))
+        self._saved[agent.id] = agent.last_seen
+        return True
+
+    def without_session(self) -> Iterator[Agent]:
+        """Those that are known by what they said of themselves, and by no session of their own."""
+        return (
+            agent
+            for agent in self._agents.values()
+            if agent.session_id is None and agent.role and agent.directory
+        )
+
     def disconnect(self, name: str) -> Agent:
         """The agent's session is gone; the agent stays, without one."""
         agent = evolve(self._agents[name], session_id=None)

@@ -204,6 +204,11 @@ class MemoryStore:
         with self._lock:
             return tuple(self._agents.values())
 
+    def agent(self, agent_id: str) -> Agent | None:
+        self._fail(StoreUnreadable)
+        with self._lock:
+            return self._agents.get(agent_id)
+
     def save_agent(self, agent: Agent) -> None:
         self._fail(StoreUnwritable)
         with self._lock:

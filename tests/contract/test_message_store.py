@@ -695,6 +695,14 @@ class MessageStoreContract:
 
         assert by_id(store.agents()) == {"bob": moved, "carol": agent("carol")}
 
+    def test_one_agent_is_found_as_all_of_them_are(self, store: MessageStore) -> None:
+        store.save_agent(agent("bob", directory="/projects/bob"))
+        store.register_agent(agent("polly", **SAID))
+
+        for known in store.agents():
+            assert store.agent(known.id) == known
+        assert store.agent("carol") is None
+
     def test_an_agent_may_lose_its_session(self, store: MessageStore) -> None:
         store.save_agent(agent("bob"))
         gone = evolve(agent("bob"), session_id=None, slug="")
@@ -786,8 +794,9 @@ class MessageStoreContract:
             lambda store: list(store.history(Query())),
             lambda store: store.claimed(),
             lambda store: store.agents(),
+            lambda store: store.agent("bob"),
         ],
-        ids=["keys", "read", "settled", "history", "claimed", "agents"],
+        ids=["keys", "read", "settled", "history", "claimed", "agents", "agent"],
     )
     def test_reading_a_broken_store_says_that_it_cannot_be_read(
         self, surroundings: Surroundings, read: Callable[[MessageStore], object]

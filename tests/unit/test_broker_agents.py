@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from attrs import evolve
 
-from agenthub_core import Notify, RelayUnreachable, SessionUnknown
+from agenthub_core import Agent, Notify, RelayUnreachable, SessionUnknown
 from agenthub_core.model import RESERVED
-from agenthub_core.protocol import SaveAgent
+from agenthub_core.protocol import (
+    AgentFound,
+    FindAgent,
+    Inject,
+    ListSessions,
+    SaveAgent,
+    SessionsChanged,
+)
 from agenthub_core.testing import NOON
 from tests.unit.builders import Story, agent, injected, message, of, seconds, session, topics
 
@@ -100,3 +109,113 @@ def test_a_session_that_went_and_comes_back_is_not_too_old_either() -> None:
     story.arrives(message())
     story.fails(SessionUnknown("deleted"))
     assert topics(story.lists(old)) == ["agent.registered"]
+
+
+# ------------------------------------------------- agents that are known by their directory alone
+
+
+def polly(**fields: Any) -> Agent:
+    """She has registered herself, through a tool that cannot say which session it is in."""
+    said = {"session_id": None, "slug": "", "role": "reviewer", "directory": "/projects/bob"}
+    return agent("polly", **(said | fields))
+
+
+def test_who_has_registered_itself_is_reached_through_the_latest_session_in_its_directory() -> None:
+    story = Story(agents=[polly()], listed=True)
+    older = session("ann", directory="/projects/bob", updated=NOON)
+    latest = session("bob", updated=NOON + seconds(5))
+    story.lists(latest, older, session("carol"))
+
+    (inject,) = of(Inject, story.arrives(message(recipient="polly")))
+
+    assert (inject.recipient, inject.prompt.session_id) == ("polly", "ses_bob")
+    assert 'you, "polly"' in inject.prompt.text
+
+
+def test_it_follows_the_session_that_is_used() -> None:
+    story = Story(agents=[polly(directory="/projects/bob/")], listed=True)
+    story.lists(session("ann", directory="/projects/bob"), session("bob"))
+    story.lists(session("ann", directory="/projects/bob", updated=NOON + seconds(5)))
+
+    (inject,) = of(Inject, story.arrives(message(recipient="polly")))
+
+    assert inject.prompt.session_id == "ses_ann"
+
+
+def test_a_session_that_is_older_than_the_hub_serves_who_registered_itself_there() -> None:
+    story = Story(agents=[polly()], began=NOON, listed=True)
+    story.lists(session("bob", created=NOON - seconds(1)))
+    assert names(story) == ["polly"]
+    assert injected(story.arrives(message(recipient="polly"))) == [("m1", "polly")]
+
+
+def test_where_that_session_is_gone_the_message_waits_for_another() -> None:
+    story = Story("bob", agents=[polly()])
+    story.arrives(message(recipient="polly"))
+    story.fails(SessionUnknown("deleted"), recipient="polly")
+    assert injected(story.lists()) == []
+    assert injected(story.lists(session("ann", directory="/projects/bob"))) == [("m1", "polly")]
+
+
+def test_an_agent_that_had_its_name_from_a_session_is_not_reached_through_another() -> None:
+    story = Story(agents=[agent("bob", session_id=None, directory="/projects/bob")], listed=True)
+    story.lists(session("ann", directory="/projects/bob"))
+    assert injected(story.arrives(message())) == []
+
+
+def test_a_recipient_that_registers_itself_while_the_hub_runs_is_found() -> None:
+    story = Story("bob")
+    asked = [each.name for each in of(FindAgent, story.arrives(message(recipient="polly")))]
+    assert asked == ["polly"]
+    assert [each.name for each in of(FindAgent, story.lists())] == ["polly"]
+
+    actions = story.tell(AgentFound(agent=polly()))
+
+    assert injected(actions) == [("m1", "polly")]
+    assert of(FindAgent, story.lists()) == []
+    assert injected(story.tell(AgentFound(agent=polly(directory="/elsewhere")))) == []
+
+
+# --------------------------------------------------------------------- hints of what is done there
+
+
+def listings(story: Story, until: float) -> list[float]:
+    """The seconds after noon at which the sessions are listed; each answer comes at once."""
+    asked = []
+    while (due := story.broker.next_deadline()) is not None and due <= NOON + seconds(until):
+        if of(ListSessions, story.goes_on()):
+            asked.append((story.now - NOON).total_seconds())
+            story.lists()
+    return asked
+
+
+def test_a_hint_brings_the_next_listing_forward() -> None:
+    story = Story("bob")
+    story.wait(seconds(2))
+    story.tell(SessionsChanged())
+    assert listings(story, 8) == [2, 7]
+
+
+def test_many_hints_bring_few_listings() -> None:
+    story = Story("bob")
+    story.tell(SessionsChanged())
+    assert listings(story, 1) == [0.25]
+    for _ in range(100):
+        story.tell(SessionsChanged())
+    assert listings(story, 1) == [0.5]
+
+
+def test_what_is_done_during_a_listing_is_seen_by_the_next() -> None:
+    story = Story("bob")
+    story.wait(seconds(5))
+    story.tell(SessionsChanged())
+    story.lists()
+    assert listings(story, 8) == [5.25]
+
+
+def test_a_hint_does_not_make_a_dead_relay_be_asked_more_often() -> None:
+    story = Story("bob")
+    story.wait(seconds(5))
+    story.lists_nothing(RelayUnreachable("connection refused"))
+    story.tell(SessionsChanged())
+    assert of(ListSessions, story.wait(seconds(0.9))) == []

@@ -224,10 +224,10 @@ def test_a_dead_broadcast_says_that_nobody_was_here() -> None:
     assert reason(story.wait(HOUR)) == "no agent was here to receive it"
 
 
-def test_a_dead_letter_says_that_the_session_is_gone() -> None:
+def test_a_dead_letter_says_that_its_recipient_has_no_session() -> None:
     story = Story("alice", agents=[agent("bob", session_id=None)])
     story.arrives(message())
-    assert reason(story.wait(HOUR)) == "the session of agent bob is gone"
+    assert reason(story.wait(HOUR)) == "the agent bob has no session"
 
 
 def test_a_dead_letter_says_that_opencode_did_not_answer() -> None:

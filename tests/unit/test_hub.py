@@ -10,6 +10,7 @@ import pytest
 from agenthub_core import (
     EVERYONE,
     Action,
+    Agent,
     Broker,
     Event,
     Executor,
@@ -44,11 +45,18 @@ class Store(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
         self.instead: dict[str, Unfinished | Unreadable | StoreError] = {}
+        self.agent_fails: StoreError | None = None
         self.reads: list[str] = []
         self.batches: list[int] = []
 
     def keys(self) -> Sequence[str]:
         return sorted({*super().keys(), *self.instead})
+
+    def agent(self, agent_id: str) -> Agent | None:
+        if self.agent_fails is not None:
+            error, self.agent_fails = self.agent_fails, None
+            raise error
+        return super().agent(agent_id)
 
     def read(self, key: str) -> Reading:
         self.reads.append(key)
@@ -202,6 +210,37 @@ def test_agents_are_saved_in_the_store() -> None:
     world = World("bob")
     world.steps()
     assert list(world.store.agents()) == [agent("bob", directory="/projects/bob")]
+
+
+def test_a_session_that_is_told_of_is_an_agent_at_once() -> None:
+    world = World()
+    world.steps()
+    world.relay.open(session("bob"))
+    world.hub.look()
+    world.hub.look()
+    world.steps(0.25)
+    assert [each.id for each in world.store.agents()] == ["bob"]
+
+
+def test_a_recipient_that_has_registered_itself_is_looked_up_in_the_store() -> None:
+    world = World("bob")
+    world.steps()
+    world.store.register_agent(agent("polly", role="reviewer", directory="/projects/bob"))
+    world.write(message(recipient="polly"))
+    world.steps()
+    assert (world.held(), world.archived) == (["Hello"], [("m1", Outcome.DELIVERED)])
+
+
+def test_where_the_store_cannot_be_asked_for_a_recipient_it_is_asked_again() -> None:
+    world = World("bob")
+    world.steps()
+    world.store.register_agent(agent("polly", role="reviewer", directory="/projects/bob"))
+    world.write(message(recipient="polly"), hint=False)
+    world.store.agent_fails = AWAY
+    world.steps(5)
+    assert "store.failed" in topics(world.actions)
+    world.steps(5)
+    assert world.archived == [("m1", Outcome.DELIVERED)]
 
 
 TELLING = Policy(orientation=Orientation())
