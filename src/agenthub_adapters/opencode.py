@@ -10,7 +10,9 @@ What it must know of OpenCode, and the core need not:
   that their turn runs in this server.
 - The same message id and part id are one message, and repeating an old one makes the model speak.
 - What is stored without waking the model (`noReply`) is taken for a new prompt by a turn that is
-  under way, in any process: so it goes in only while there is none.
+  under way, in any process: so it goes in only while there is none. As a session's first message
+  it would be taken for the beginning of its user's, which gets no title then: so it is marked as
+  a program's.
 
 How requests and answers look is told in `opencode_api`; finding, starting and stopping the server
 is `opencode_server`'s business.
@@ -140,14 +142,15 @@ class OpenCodeRelay:
             return receipt
         if not prompt.wakes:
             self._check_idle(prompt.session_id)
-        look = self._look(prompt.session_id)
+        look = self._look(prompt.session_id)  # by now as fresh as the check wanted it
         if self._at_work_elsewhere(look):
             look = self._look(prompt.session_id, fresh=True)  # its turn may have ended since
         if self._at_work_elsewhere(look):
             raise SessionBusy(
                 "another OpenCode process is at work on the session; they go in when its turn ends"
             )
-        part = Part(id=part_id, type="text", text=prompt.text)
+        synthetic = not prompt.wakes and look.last is None
+        part = Part(id=part_id, type="text", text=prompt.text, synthetic=synthetic)
         self._api.prompt(look.session, message_id, [part], wakes=prompt.wakes)
         self._await_receipt(message_id, look)
         return receipt
@@ -209,7 +212,7 @@ class OpenCodeRelay:
             return known[1]
         session = self._api.session(session_id)
         messages = self._api.last_messages(session_id, 1)
-        if session is None or messages is None:
+        if session is None or session.time.archived is not None or messages is None:
             raise gone(session_id)
         look = _Look(session=session, last=messages[-1].info if messages else None)
         with self._lock:
@@ -222,7 +225,7 @@ class OpenCodeRelay:
         """Raise `SessionBusy` unless nothing is under way, and the session is set up."""
         look = self._look(session_id, fresh=True)
         session = look.session
-        if look.last is None or session.agent is None or session.model is None:
+        if session.agent is None or session.model is None:
             raise SessionBusy("the session has not begun yet")
         if not look.is_over or self._at_work_here(look):
             raise SessionBusy("the session is in the middle of a turn")

@@ -82,6 +82,8 @@ class Part:
     id: str
     type: str
     text: str = ""
+    synthetic: bool = False
+    """Said by a program: OpenCode shows it to the model alone, and makes no title of it."""
 
 
 @frozen(kw_only=True)

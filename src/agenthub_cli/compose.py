@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import secrets
 import signal
 import string
@@ -32,6 +33,7 @@ from agenthub_core import (
     Query,
     RequestRefused,
     ServerError,
+    StoreUnreadable,
     StoreUnwritable,
 )
 from agenthub_core.model import COORDINATOR
@@ -148,6 +150,25 @@ def open_window(settings: Settings, directory: Path, agent: str | None) -> NoRet
     attach(server, directory, session_id)
 
 
+@contextlib.contextmanager
+def _opencodes_database(hint: Callable[[], None]) -> Iterator[None]:
+    """A hint whenever any OpenCode of this user writes down what was said in it."""
+    from agenthub_adapters.watcher import Watcher
+
+    directory = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "opencode"
+
+    def written(name: str) -> None:
+        if name.startswith("opencode.db"):
+            hint()
+
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(Watcher(directory, written, writes=True))
+        except StoreUnreadable as error:
+            _log.info("%s: windows of their own are found at the next look", error)
+        yield
+
+
 def run_daemon(settings: Settings, *, fresh: bool = False) -> None:
     """Deliver messages until SIGTERM or SIGINT. Raises `AgentHubError` where it cannot begin.
 
@@ -155,6 +176,7 @@ def run_daemon(settings: Settings, *, fresh: bool = False) -> None:
     """
     from agenthub_adapters.metrics import Metrics
     from agenthub_adapters.opencode import OpenCodeRelay
+    from agenthub_adapters.opencode_events import OpenCodeEvents
     from agenthub_adapters.opencode_server import OpenCodeServer
     from agenthub_adapters.supervisor import Supervisor
     from agenthub_adapters.watcher import Watcher
@@ -210,7 +232,12 @@ def run_daemon(settings: Settings, *, fresh: bool = False) -> None:
             )
             if stop.asked():
                 return
-            with Supervisor(server, backoff=policy.backoff), Watcher(spool.messages, hub.hint):
+            with (
+                Supervisor(server, backoff=policy.backoff),
+                Watcher(spool.messages, hub.hint),
+                OpenCodeEvents(found.url, hub.look, password=found.password),
+                _opencodes_database(hub.look),
+            ):
                 watching = {"topic": "daemon.watching"}
                 _log.info("watching %s; Ctrl-C ends it", spool.messages, extra=watching)
                 hub.run()

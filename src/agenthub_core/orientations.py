@@ -62,7 +62,8 @@ class Orientations:
 
     def seen(self, session: Session, now: datetime) -> None:
         """Something was done in the session: if nobody has told it yet, now may be the time."""
-        if self._policy.orientation is None or session.id in self._done:
+        orientation = self._policy.orientation
+        if orientation is None or session.id in self._done:
             return
         untold = self._untold.get(session.id)
         if untold is None:
@@ -71,7 +72,7 @@ class Orientations:
             untold.busy = False
         else:
             return  # it has its appointment
-        self._appoint(session.id, now)
+        self._appoint(session.id, max(now, session.created + orientation.after))
 
     def delivered(self, session_id: str, now: datetime) -> None:
         """The session holds a message: now it knows as much."""

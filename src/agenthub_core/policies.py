@@ -103,6 +103,9 @@ class RateLimit:
 class Orientation:
     """How a session is told who it is."""
 
+    after: timedelta = field(default=timedelta(milliseconds=500), validator=_positive)
+    """How long after the session began: a window's first prompt is there in 0.2 s, and what does
+    not wake must not meet it on the way."""
     retries: int = field(default=2, validator=_at_least(0))
     """Further tries for one that did not take it in (AGENT_HUB_ORIENTATION_RETRY_MAX)."""
     delay: timedelta = field(default=timedelta(seconds=60), validator=_positive)

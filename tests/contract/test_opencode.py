@@ -128,6 +128,47 @@ def test_subagents_and_archived_sessions_are_not_listed(
     assert listed & {session_id, archived, subagent} == {session_id}
 
 
+def test_a_session_that_its_user_has_archived_is_left_alone(
+    opencode: OpenCode, relay: OpenCodeRelay, session_id: str
+) -> None:
+    body = {"time": {"archived": 1000 * int(datetime.now(UTC).timestamp())}}
+    assert opencode.request("PATCH", f"/session/{session_id}", json=body).is_success
+
+    with pytest.raises(SessionUnknown):
+        relay.inject(prompt(session_id))
+
+    assert texts(opencode, session_id) == []
+
+
+def test_what_a_new_session_is_told_before_its_first_prompt_changes_nothing_about_it(
+    opencode: OpenCode, relay: OpenCodeRelay, scripted_model: ScriptedModel, directory: Path
+) -> None:
+    model = {"providerID": "fake", "id": "echo"}
+    created = opencode.create_session(directory, agent="plan", model=model)
+    session_id = created["id"]
+
+    relay.inject(prompt(session_id, "You are bob.", wakes=False))
+
+    told = opencode.session(session_id)
+    assert (told["agent"], told["model"]["id"]) == ("plan", "echo")
+    assert scripted_model.requests == scripted_model.title_requests == []
+
+    opencode.ask(session_id, "Make a plan.", agent="plan", model={**model, "modelID": "echo"})
+    (asked,) = scripted_model.requests
+    assert "You are bob." in asked.conversation
+    assert asked.last_user.startswith("Make a plan.")
+    named = eventually(lambda: opencode.session(session_id)["title"], when="Scripted title".__eq__)
+    assert named, "the user's words still make one"
+
+
+def test_a_session_that_has_no_model_of_its_own_yet_is_told_nothing(
+    opencode: OpenCode, relay: OpenCodeRelay, session_id: str
+) -> None:
+    with pytest.raises(SessionBusy):
+        relay.inject(prompt(session_id, wakes=False))
+    assert "model" not in opencode.session(session_id)
+
+
 def test_a_session_in_plan_mode_stays_in_plan_mode_with_its_own_model(
     opencode: OpenCode, relay: OpenCodeRelay, scripted_model: ScriptedModel, directory: Path
 ) -> None:

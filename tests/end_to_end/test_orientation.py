@@ -13,8 +13,11 @@ from testkit.scripted_model import Held, Rule, ScriptedModel, Text, in_session
 from testkit.waiting import eventually
 from testkit.window import Window
 
+AT_ONCE = 1.0
+"""Seconds until a session of the hub's own server is told; half of them it is left to its user."""
+
 SOON = 6.0
-"""Seconds until a standalone window's session is told: a poll of 5 s, and what it takes."""
+"""Seconds until a standalone window's session is told, at the latest: at the next poll."""
 
 
 @pytest.fixture
@@ -65,6 +68,44 @@ def test_a_session_in_plan_mode_is_told_its_name_and_stays_in_plan_mode(
         assert told in last.conversation, "the model reads it with its next turn"
         assert opencode.session(session["id"])["agent"] == "plan"
         assert hub.said("turn.resumed") == []
+
+
+def test_a_session_that_is_created_in_the_server_is_told_within_a_second(
+    hub_env: dict[str, str],
+    opencode: OpenCode,
+    scripted_model: ScriptedModel,
+    project: Callable[[str], Path],
+) -> None:
+    model = {"providerID": "fake", "id": "echo"}
+    directory = project("api")
+    opencode.create_session(directory)  # OpenCode takes its time with each new project
+    with Daemon(hub_env) as hub:
+        hub.wait_for("relay.up")
+
+        session = opencode.create_session(directory, agent="plan", model=model)
+        told = eventually(lambda: said_by_user(opencode, session["id"]), timeout=AT_ONCE)
+
+        assert f'"{session["slug"]}"' in told[0]
+        assert opencode.session(session["id"])["agent"] == "plan"
+        assert scripted_model.requests == []
+
+
+def test_a_subagents_session_stays_untouched(
+    quick_env: dict[str, str], opencode: OpenCode, project: Callable[[str], Path]
+) -> None:
+    model = {"providerID": "fake", "id": "echo"}
+    session = opencode.create_session(project("api"), agent="build", model=model)
+    with Daemon(quick_env) as hub:
+        child = opencode.create_session(
+            project("web"), agent="build", model=model, parentID=session["id"]
+        )
+        hub.send("m", sender="writer", to=child["slug"], content="Are you there?")
+        hub.wait_for("agent.oriented", agent=session["slug"])
+        later = opencode.create_session(project("more"), agent="build", model=model)
+        hub.wait_for("agent.oriented", agent=later["slug"])
+
+        assert opencode.messages(child["id"]) == []
+        assert hub.waiting() == ["m.json"]
 
 
 def test_a_session_is_told_when_its_turn_has_ended_and_once_in_all_runs(
@@ -119,7 +160,7 @@ def test_a_window_of_its_own_is_told_soon_and_nothing_else_changes(
         before = asked(scripted_model, session["id"])
         agent = opencode.session(session["id"])["agent"]
 
-        told = eventually(lambda: said_by_user(opencode, session["id"])[1:], timeout=2 * SOON)
+        told = eventually(lambda: said_by_user(opencode, session["id"])[1:], timeout=SOON)
 
         name = hub.wait_for("agent.registered", session=session["id"])["agent"]
         assert f'"{name}"' in told[0]

@@ -243,12 +243,13 @@ def test_where_the_store_cannot_be_asked_for_a_recipient_it_is_asked_again() -> 
     assert world.archived == [("m1", Outcome.DELIVERED)]
 
 
-TELLING = Policy(orientation=Orientation())
+TELLING = Policy(orientation=Orientation(after=timedelta(microseconds=1)))
 
 
 def test_a_new_session_is_told_who_it_is_once_in_all_runs() -> None:
     world = World("bob", policy=TELLING)
     world.steps()
+    world.steps(1)
     (told,) = world.relay.held("ses_bob")
     assert ('"bob"' in told.text, told.wakes, world.relay.turns("ses_bob")) == (True, False, 0)
     assert world.store.oriented() == {"ses_bob"}
@@ -277,6 +278,7 @@ def test_where_the_store_could_not_keep_who_was_told_they_still_hold_it_once(
     with monkeypatch.context() as patched:
         patched.setattr(world.store, "save_oriented", fail)
         world.steps()
+        world.steps(1)
     assert "store.failed" in topics(world.actions)
     world.begin()
     world.steps()

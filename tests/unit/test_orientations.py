@@ -23,7 +23,8 @@ from agenthub_core.protocol import Action, Inject, Orient, Oriented, OrientFaile
 from agenthub_core.testing import NOON
 from tests.unit.builders import Story, agent, injected, message, of, seconds, session, topics
 
-POLICY = Policy(orientation=Orientation())
+AT_ONCE = timedelta(microseconds=1)
+POLICY = Policy(orientation=Orientation(after=AT_ONCE))
 POLL = POLICY.session_poll
 
 
@@ -61,9 +62,16 @@ def test_a_new_session_is_told_at_once_and_that_is_kept() -> None:
     assert (orient.recipient, orient.prompt.session_id) == ("bob", "ses_bob")
     assert not orient.prompt.wakes
     actions = holds(story)
-    assert of(SaveOriented, actions) == [SaveOriented(session_id="ses_bob", at=NOON)]
+    assert of(SaveOriented, actions) == [SaveOriented(session_id="ses_bob", at=story.now)]
     assert topics(actions) == ["agent.oriented"]
     assert told(story.wait(timedelta(hours=1))) == []
+
+
+def test_a_session_is_told_when_its_windows_first_prompt_must_be_there() -> None:
+    story = Story(policy=Policy(orientation=Orientation()), listed=True)
+    story.lists(session("bob", created=story.now))
+    assert told(story.wait(seconds(0.49))) == []
+    assert told(story.wait(seconds(0.01))) == ["bob"]
 
 
 def test_a_session_that_was_told_in_an_earlier_run_is_not_told_again() -> None:
@@ -83,9 +91,9 @@ def test_without_a_policy_nobody_is_told() -> None:
 
 
 def test_who_wants_it_answered_has_it_answered() -> None:
-    policy = Policy(orientation=Orientation(wakes=True))
+    policy = Policy(orientation=Orientation(wakes=True, after=AT_ONCE))
     story = Story("bob", policy=policy)
-    (orient,) = of(Orient, story.goes_on())
+    (orient,) = of(Orient, story.wait(AT_ONCE))
     assert orient.prompt.wakes
 
 
