@@ -29,17 +29,29 @@ from datetime import timedelta
 
 from attrs import frozen
 
-from agenthub_adapters.opencode_api import USER, Info, OpenCodeApi, Part, SessionRow, gone
+from agenthub_adapters.opencode_api import (
+    USER,
+    Info,
+    Model,
+    OpenCodeApi,
+    Part,
+    Rule,
+    SessionRow,
+    gone,
+)
 from agenthub_core import (
     Clock,
+    ModelUnknown,
     Prompt,
     PromptNotHeld,
     Receipt,
     Session,
     SessionBusy,
+    SessionSpec,
     Turn,
     TurnFailed,
     TurnState,
+    Usage,
 )
 
 _OWN = "AgHub"
@@ -55,6 +67,9 @@ turn under way, although nobody answers them."""
 _TOLD_MESSAGE = re.compile(rf"msg_[0-9a-f]{{12}}{_TOLD}[0-9A-Za-z]+")
 
 _BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+
+_PLAIN = "build"
+"""The agent that every OpenCode has; what a session may do is told by its own rules."""
 
 _FRESH = 0.25
 """Seconds for which a look at a session holds: shorter than a person needs to start something."""
@@ -133,6 +148,30 @@ class OpenCodeRelay:
         # an OpenCode that cannot filter lists them all
         sessions = [session for session in sessions if session.updated >= since]
         return sorted(sessions, key=lambda session: session.updated, reverse=True)
+
+    def provide(self, spec: SessionSpec) -> Session:
+        provider, _, name = spec.model.partition("/")
+        model = Model(id=name, providerID=provider)
+        if not self._offers(spec.directory, model):
+            raise ModelUnknown(
+                f"OpenCode knows no model {spec.model}. `opencode models` lists those it knows; it "
+                "reads its configuration once, so restart its server after a change"
+            )
+        rules = [Rule(permission="*", action="deny"), Rule(permission=spec.tools, action="allow")]
+        rows = self._api.sessions_titled(spec.title, spec.directory)
+        for row in rows:
+            same_model = row.model is not None and _name(row.model) == spec.model
+            if row.title == spec.title and same_model and row.permission == rules:
+                return _session(row)
+        return _session(
+            self._api.create(
+                title=spec.title,
+                directory=spec.directory,
+                agent=_PLAIN,
+                model=model,
+                rules=rules,
+            )
+        )
 
     def inject(self, prompt: Prompt) -> Receipt:
         receipt = Receipt(prompt_id=prompt.id, session_id=prompt.session_id)
@@ -245,15 +284,18 @@ class OpenCodeRelay:
     def _unknown_model(self, look: _Look) -> TurnFailed | None:
         """OpenCode says nothing at all when it does not know a session's model."""
         model = look.session.model
-        if model is None:
+        if model is None or self._offers(look.session.directory, model):
             return None
-        known = self._api.providers(look.session.directory)
-        if known is None or any(
+        return TurnFailed(
+            f"OpenCode knows no model {_name(model)}: choose another one in that session"
+        )
+
+    def _offers(self, directory: str, model: Model) -> bool:
+        """Whether OpenCode knows the model there, as far as it tells."""
+        known = self._api.providers(directory)
+        return known is None or any(
             provider.id == model.provider and model.id in provider.models for provider in known
-        ):
-            return None
-        name = f"{model.provider}/{model.id}"
-        return TurnFailed(f"OpenCode knows no model {name}: choose another one in that session")
+        )
 
 
 def _ids(prompt: Prompt) -> tuple[str, str]:
@@ -276,7 +318,18 @@ def _session(row: SessionRow) -> Session:
         directory=row.directory,
         created=row.time.created,
         updated=row.time.updated or row.time.created,
+        usage=Usage(
+            input=row.tokens.input,
+            output=row.tokens.output + row.tokens.reasoning,
+            cache_read=row.tokens.cache.read,
+            cache_write=row.tokens.cache.write,
+            cost=row.cost,
+        ),
     )
+
+
+def _name(model: Model) -> str:
+    return f"{model.provider}/{model.id}"
 
 
 def _turn_error(look: _Look) -> TurnFailed | None:

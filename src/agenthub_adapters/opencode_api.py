@@ -48,6 +48,31 @@ class Model:
 
 
 @frozen(kw_only=True)
+class Rule:
+    """What a session may do; of those that fit, the last one holds."""
+
+    permission: str
+    action: str
+    pattern: str = "*"
+
+
+@frozen(kw_only=True)
+class Cache:
+    read: int = 0
+    write: int = 0
+
+
+@frozen(kw_only=True)
+class Tokens:
+    """Sums over the session; `input` without what was cached, `output` without the reasoning."""
+
+    input: int = 0
+    output: int = 0
+    reasoning: int = 0
+    cache: Cache = field(factory=Cache)
+
+
+@frozen(kw_only=True)
 class SessionRow:
     id: str = field(validator=validators.matches_re(_SESSION_ID))
     time: Times
@@ -57,6 +82,9 @@ class SessionRow:
     parent: str | None = field(default=None, alias="parentID")
     agent: str | None = None
     model: Model | None = None
+    permission: list[Rule] = field(factory=list)
+    cost: float = 0.0
+    tokens: Tokens = field(factory=Tokens)
 
 
 @frozen(kw_only=True)
@@ -150,6 +178,26 @@ class OpenCodeApi:
             # an OpenCode from before this listing; it may be a newer one that answers next
             response = self._request("GET", "/session", parameters=parameters)
         return self._decode(response, list[SessionRow])
+
+    def sessions_titled(self, title: str, directory: str) -> list[SessionRow]:
+        """The sessions of a directory whose title contains this, latest first."""
+        parameters = {"roots": "true", "directory": directory, "search": title}
+        response = self._request("GET", "/experimental/session", parameters=parameters)
+        return self._decode(response, list[SessionRow])
+
+    def create(
+        self, *, title: str, directory: str, agent: str, model: Model, rules: Sequence[Rule]
+    ) -> SessionRow:
+        """A new session, with rules of its own that go before those of its user."""
+        body = {
+            "title": title,
+            "agent": agent,
+            "model": {"providerID": model.provider, "id": model.id},
+            "permission": list(map(asdict, rules)),
+        }
+        parameters = {"directory": directory}
+        response = self._request("POST", "/session", parameters=parameters, body=body)
+        return self._decode(response, SessionRow)
 
     def session(self, session_id: str) -> SessionRow | None:
         return self._get(_path(session_id), SessionRow)

@@ -10,6 +10,7 @@ from agenthub_core.errors import (
     InvalidSettings,
     InvalidValue,
     Misconfigured,
+    ModelUnknown,
     PromptInvalid,
     PromptNotHeld,
     RelayError,
@@ -40,11 +41,13 @@ from agenthub_core.model import (
     Prompt,
     Receipt,
     Session,
+    SessionSpec,
     Settlement,
     Turn,
     TurnState,
+    Usage,
 )
-from agenthub_core.policies import Backoff, Orientation, Policy, RateLimit
+from agenthub_core.policies import Backoff, Coordination, Orientation, Policy, RateLimit
 from agenthub_core.ports import (
     Clock,
     Malformed,
@@ -68,6 +71,7 @@ __all__ = [
     "Backoff",
     "Broker",
     "Clock",
+    "Coordination",
     "Delivery",
     "Entry",
     "Event",
@@ -83,6 +87,7 @@ __all__ = [
     "MessageStore",
     "MessageType",
     "Misconfigured",
+    "ModelUnknown",
     "Notify",
     "Observer",
     "Orientation",
@@ -109,6 +114,7 @@ __all__ = [
     "Session",
     "SessionBusy",
     "SessionRelay",
+    "SessionSpec",
     "SessionUnknown",
     "Settlement",
     "Severity",
@@ -124,4 +130,5 @@ __all__ = [
     "TurnState",
     "Unfinished",
     "Unreadable",
+    "Usage",
 ]

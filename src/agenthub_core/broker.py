@@ -3,9 +3,9 @@
 `handle(event, now)` returns actions and performs nothing; their outcomes are further events. So the
 broker can be driven by `agenthub_core.hub`, by an event loop, or by a test, and needs no lock:
 whoever drives it calls from one thread. Everything that changes the hub's state lives here and in
-the six books that it keeps: `lifecycle` (what became of a message), `channels` (who goes next),
-`roster` (who is here), `senders` (who wrote how often), `turns` (who owes an answer) and
-`orientations` (who is yet to be told its name).
+the seven books that it keeps: `lifecycle` (what became of a message), `channels` (who goes next),
+`roster` (who is here), `senders` (who wrote how often), `turns` (who owes an answer),
+`orientations` (who is yet to be told its name) and `coordinator` (who introduces them).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 from agenthub_core import notices, prompts
 from agenthub_core.agenda import Agenda
 from agenthub_core.channels import Channel, Channels
+from agenthub_core.coordinator import Coordinator, others
 from agenthub_core.errors import (
     PromptInvalid,
     RelayError,
@@ -30,7 +31,7 @@ from agenthub_core.errors import (
     StoreUnwritable,
 )
 from agenthub_core.lifecycle import Course, Pending, Stage, Step
-from agenthub_core.model import HUMAN, Agent, Outcome, Session, Settlement
+from agenthub_core.model import COORDINATOR, HUMAN, Agent, Outcome, Session, Settlement
 from agenthub_core.orientations import Orientations
 from agenthub_core.policies import Policy
 from agenthub_core.protocol import (
@@ -47,12 +48,14 @@ from agenthub_core.protocol import (
     MalformedArrived,
     MessageArrived,
     MessageWithdrawn,
+    OpenFailed,
     Oriented,
     OrientFailed,
     Quarantine,
     Quarantined,
     ResumeTurn,
     SaveAgent,
+    SessionOpened,
     SessionsChanged,
     SessionsListed,
     Settle,
@@ -80,6 +83,7 @@ class _Due(enum.Enum):
     TURN = "turn"
     SETTLING = "settling"
     ORIENTATION = "orientation"
+    COORDINATOR = "coordinator"
 
 
 class Broker:
@@ -133,6 +137,13 @@ class Broker:
             act=self._act,
             gone=self._disconnect,
         )
+        self._coordinator = Coordinator(
+            self._policy,
+            roster=self._roster,
+            channels=self._channels,
+            appoint=lambda when: self._agenda.set((_Due.COORDINATOR, ""), when),
+            act=self._act,
+        )
         self._handlers: dict[type, Callable[[Any, datetime], None]] = {
             MessageArrived: self._message_arrived,
             MalformedArrived: self._malformed_arrived,
@@ -146,6 +157,8 @@ class Broker:
             InjectFailed: self._inject_failed,
             Oriented: self._orientations.oriented,
             OrientFailed: self._orientations.failed,
+            SessionOpened: self._coordinator.opened,
+            OpenFailed: self._coordinator.failed,
             TurnSeen: self._turn_seen,
             TurnUnseen: self._turn_unseen,
             Settled: self._settled,
@@ -156,7 +169,8 @@ class Broker:
             Tick: self._tick,
         }
         for agent in self._roster:
-            self._channels.connect(agent.id, agent.session_id)
+            if agent.id != COORDINATOR:  # whose session is yet to be looked at
+                self._channels.connect(agent.id, agent.session_id)
         self._agenda.set((_Due.LISTING, ""), _BEGINNING)
 
     def handle(self, event: Event, now: datetime) -> tuple[Action, ...]:
@@ -459,19 +473,21 @@ class Broker:
     def _sessions_listed(self, event: SessionsListed, now: datetime) -> None:
         came_up, self._relay_up = not self._relay_up, True
         self._listed, self._asked = self._asked, None
-        seen = [session for session in event.sessions if self._may_see(session)]
+        sessions = others(event.sessions)
+        seen = [session for session in sessions if self._may_see(session)]
         for session in seen:
-            self._see(session)
+            self._see(session, now)
             self._orientations.seen(session, now)
-        old = len(event.sessions) - len(seen)
+        old = len(sessions) - len(seen)
         if old and not self._told_of_old:
             self._told_of_old = True
             self._actions.append(notices.sessions_left_alone(old))
         if came_up:
             self._relay_recovered(now)
+            self._coordinator.want()
             for session in event.sessions:
                 self._watch(session.id, now)
-        self._connect_by_directory(event.sessions)
+        self._connect_by_directory(sessions)
         for key in tuple(self._unrouted):
             self._route(self._pending[key], now)
         for recipient in tuple(self._channels.without_session()):
@@ -532,12 +548,15 @@ class Broker:
         """Who was at work before there was a hub has not asked for one."""
         return session.created >= self._began or self._roster.knows(session.id)
 
-    def _see(self, session: Session) -> None:
+    def _see(self, session: Session, now: datetime) -> None:
         agent = self._roster.of_session(session.id)
         if agent is None:
+            is_new = not self._roster.knows(session.id)
             agent = self._roster.register(session)
             self._channels.connect(agent.id, agent.session_id)
             self._actions.append(notices.agent_registered(agent, session.id))
+            if is_new:
+                self._coordinator.registered(agent, now)
         elif not self._roster.seen(agent, session.updated):
             return
         elif (channel := self._channels[agent.id]).trouble is not None:
@@ -558,6 +577,8 @@ class Broker:
         self._roster.disconnect(name)
         self._save(name)
         self._actions.append(notices.session_gone(name))
+        if name == COORDINATOR:
+            self._coordinator.gone()
 
     # ---------------------------------------------------------------------------------- turns
 
@@ -608,6 +629,8 @@ class Broker:
                     self._expire(self._pending[key], now)
                 case (_Due.ORIENTATION, session_id):
                     self._orientations.due(session_id, now, relay_up=self._relay_up)
+                case (_Due.COORDINATOR, _):
+                    self._coordinator.want()
                 case (_Due.TURN, session_id):
                     self._actions.append(CheckTurn(session_id=session_id))
                 case (_Due.SETTLING, key):

@@ -112,5 +112,9 @@ class PromptNotHeld(RelayError):
     """The relay accepted the prompt, and the session never held it."""
 
 
+class ModelUnknown(RelayError):
+    """The relay has no such model for a session; the text says how to name another."""
+
+
 class TurnFailed(RelayError):
     """The session holds the prompt, but the turn on it failed: unknown model, provider error."""

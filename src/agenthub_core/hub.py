@@ -44,6 +44,8 @@ from agenthub_core.protocol import (
     MalformedArrived,
     MessageArrived,
     MessageWithdrawn,
+    OpenFailed,
+    OpenSession,
     Orient,
     Oriented,
     OrientFailed,
@@ -52,6 +54,7 @@ from agenthub_core.protocol import (
     ResumeTurn,
     SaveAgent,
     SaveOriented,
+    SessionOpened,
     SessionsChanged,
     SessionsListed,
     Settle,
@@ -63,6 +66,7 @@ from agenthub_core.protocol import (
     TurnSeen,
     TurnUnseen,
     UnreadableFound,
+    WriteMessage,
 )
 
 Task = Callable[[], None]
@@ -169,6 +173,7 @@ class Hub:
         self._asks: dict[type[Action], Callable[[Any], tuple[Event, ...]]] = {
             Inject: self._inject,
             Orient: self._orient,
+            OpenSession: self._open,
             ListSessions: self._list,
             CheckTurn: self._check,
             ResumeTurn: self._resume,
@@ -179,6 +184,7 @@ class Hub:
             Quarantine: self._quarantine,
             SaveAgent: self._save,
             SaveOriented: self._save_oriented,
+            WriteMessage: self._write,
         }
         """What the store is asked for, or to keep, on the writer's thread, one after the other.
 
@@ -385,6 +391,12 @@ class Hub:
             return (failed,)
         return (Oriented(recipient=recipient, receipt=receipt),)
 
+    def _open(self, action: OpenSession) -> tuple[Event, ...]:
+        try:
+            return (SessionOpened(session=self._relay.provide(action.spec)),)
+        except RelayError as error:
+            return (OpenFailed(error=error),)
+
     def _list(self, action: ListSessions) -> tuple[Event, ...]:
         try:
             return (SessionsListed(sessions=tuple(self._relay.sessions(action.active))),)
@@ -430,6 +442,14 @@ class Hub:
             self._store.save_agent(action.agent)
         except StoreError as error:
             return (StoreFailed(error=error),)
+        return ()
+
+    def _write(self, action: WriteMessage) -> tuple[Event, ...]:
+        try:
+            key = self._store.put(action.message)
+        except StoreError as error:
+            return (StoreFailed(error=error),)
+        self.hint(key)
         return ()
 
     def _save_oriented(self, action: SaveOriented) -> tuple[Event, ...]:

@@ -184,6 +184,20 @@ class Message:
 
 
 @frozen(kw_only=True)
+class Usage:
+    """What a session's model has read and written, in tokens, and what that costs in US dollars.
+
+    `input` is what was not read from the provider's cache; `cost` is 0 where it has no price.
+    """
+
+    input: int = 0
+    output: int = 0
+    cache_read: int = 0
+    cache_write: int = 0
+    cost: float = 0.0
+
+
+@frozen(kw_only=True)
 class Session:
     """A conversation in OpenCode. Subagents' and archived sessions are never shown to the core."""
 
@@ -193,6 +207,19 @@ class Session:
     directory: str = ""
     created: datetime = field(validator=_aware)
     updated: datetime = field(validator=_aware)
+    usage: Usage = field(factory=Usage)
+
+
+@frozen(kw_only=True)
+class SessionSpec:
+    """A session that the hub wants for itself."""
+
+    title: str = field(validator=_filled)
+    directory: str = field(validator=_filled)
+    model: str = field(validator=_filled)
+    """The provider's name, a slash, and the provider's name of the model."""
+    tools: str = field(validator=_filled)
+    """All tools that it may use, and unasked; one name, in which * is anything."""
 
 
 @frozen(kw_only=True)

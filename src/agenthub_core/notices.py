@@ -78,6 +78,16 @@ def agent_registered(agent: Agent, session_id: str) -> Notify:
     return _notice(_INFO, "agent.registered", text, agent=agent.id, session=session_id)
 
 
+def coordinator_here(agent: Agent) -> Notify:
+    text = f"the coordinator introduces agents to one another, from {agent.directory}"
+    return _notice(_INFO, "coordinator.here", text, session=str(agent.session_id))
+
+
+def coordinator_missing(error: RelayError) -> Notify:
+    text = f"there is no coordinator, so nobody introduces the agents to one another: {error}"
+    return _notice(_WARNING, "coordinator.missing", text)
+
+
 def agent_oriented(agent: str) -> Notify:
     return _notice(_INFO, "agent.oriented", f"{agent} was told who it is", agent=agent)
 

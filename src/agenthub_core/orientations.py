@@ -17,7 +17,7 @@ from attrs import define
 from agenthub_core import notices, prompts
 from agenthub_core.channels import Channels
 from agenthub_core.errors import SessionBusy, SessionUnknown
-from agenthub_core.model import Agent, Session
+from agenthub_core.model import COORDINATOR, Agent, Session
 from agenthub_core.policies import Policy
 from agenthub_core.protocol import Action, Orient, Oriented, OrientFailed, SaveOriented
 from agenthub_core.roster import Roster
@@ -139,7 +139,7 @@ class Orientations:
         here = [
             other
             for other in self._roster
-            if other.id != agent.id
+            if other.id not in (agent.id, COORDINATOR)
             and other.session_id is not None
             and now - other.last_seen <= self._policy.agent_stale
         ]

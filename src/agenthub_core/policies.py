@@ -115,6 +115,18 @@ class Orientation:
 
 
 @frozen(kw_only=True)
+class Coordination:
+    """The session of the hub's own that introduces the agents to one another."""
+
+    directory: str
+    """Where it works (AGENT_HUB_COORDINATOR_DIR)."""
+    model: str
+    """Provider and model, as in `SessionSpec` (AGENT_HUB_COORDINATOR_MODEL)."""
+    retry: timedelta = field(default=timedelta(seconds=60), validator=_positive)
+    """Before it is tried again to have one: a person has to do something meanwhile."""
+
+
+@frozen(kw_only=True)
 class Policy:
     """Every number that the broker obeys."""
 
@@ -143,5 +155,7 @@ class Policy:
     backoff: Backoff = field(factory=Backoff)
     orientation: Orientation | None = None
     """None where nobody is told who they are."""
+    coordination: Coordination | None = None
+    """None where nobody introduces them."""
     rate_limit: RateLimit | None = None
     """None where everybody may write as often as they like."""

@@ -12,7 +12,17 @@ from typing import Protocol
 
 from attrs import frozen
 
-from agenthub_core.model import Agent, Fault, Message, Prompt, Receipt, Session, Settlement, Turn
+from agenthub_core.model import (
+    Agent,
+    Fault,
+    Message,
+    Prompt,
+    Receipt,
+    Session,
+    SessionSpec,
+    Settlement,
+    Turn,
+)
 from agenthub_core.query import Query
 
 
@@ -171,6 +181,14 @@ class SessionRelay(Protocol):
         """The sessions of every project that were active within a while, latest first.
 
         Without subagents' and archived sessions.
+        """
+        ...
+
+    def provide(self, spec: SessionSpec) -> Session:
+        """A session that is as the hub wants it: the latest such there is, else a new one.
+
+        It can use no tools but those named, and uses them unasked. Raises `ModelUnknown`; then
+        nothing was done.
         """
         ...
 

@@ -4,6 +4,7 @@ An action is performed by whoever drives the broker, and its outcome comes back 
 
     Inject        -> Injected | InjectFailed
     Orient        -> Oriented | OrientFailed
+    OpenSession   -> SessionOpened | OpenFailed
     ListSessions  -> SessionsListed | ListingFailed
     FindAgent     -> AgentFound | StoreFailed | (nothing: there is none)
     CheckTurn     -> TurnSeen | TurnUnseen
@@ -12,6 +13,7 @@ An action is performed by whoever drives the broker, and its outcome comes back 
     Quarantine    -> Quarantined | StoreFailed
     SaveAgent     -> (nothing) | StoreFailed
     SaveOriented  -> (nothing) | StoreFailed
+    WriteMessage  -> MessageArrived | StoreFailed
     Notify        -> (nothing)
 """
 
@@ -24,7 +26,17 @@ from datetime import datetime, timedelta
 from attrs import field, frozen
 
 from agenthub_core.errors import RelayError, StoreError
-from agenthub_core.model import Agent, Fault, Message, Prompt, Receipt, Session, Settlement, Turn
+from agenthub_core.model import (
+    Agent,
+    Fault,
+    Message,
+    Prompt,
+    Receipt,
+    Session,
+    SessionSpec,
+    Settlement,
+    Turn,
+)
 
 # ------------------------------------------------------------------------------------- events
 
@@ -126,6 +138,20 @@ class OrientFailed:
 
 
 @frozen(kw_only=True)
+class SessionOpened:
+    """The session that the hub wanted for itself is there, as new or as it was."""
+
+    session: Session
+
+
+@frozen(kw_only=True)
+class OpenFailed:
+    """It is not, and why."""
+
+    error: RelayError
+
+
+@frozen(kw_only=True)
 class TurnSeen:
     """What became of the newest prompt in a session."""
 
@@ -192,6 +218,8 @@ Event = (
     | InjectFailed
     | Oriented
     | OrientFailed
+    | SessionOpened
+    | OpenFailed
     | TurnSeen
     | TurnUnseen
     | Settled
@@ -220,6 +248,20 @@ class Orient:
 
     recipient: str
     prompt: Prompt
+
+
+@frozen(kw_only=True)
+class OpenSession:
+    """Have the relay provide a session for the hub itself."""
+
+    spec: SessionSpec
+
+
+@frozen(kw_only=True)
+class WriteMessage:
+    """Let a message of the hub's own wait for its recipient, as those of others do."""
+
+    message: Message
 
 
 @frozen(kw_only=True)
@@ -303,6 +345,8 @@ class Notify:
 Action = (
     Inject
     | Orient
+    | OpenSession
+    | WriteMessage
     | ListSessions
     | FindAgent
     | CheckTurn

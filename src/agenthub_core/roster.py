@@ -44,15 +44,22 @@ class Roster:
 
     def register(self, session: Session) -> Agent:
         """The agent that an unknown session becomes: a new one, or the one it was till it went."""
+        name = self._by_session.get(session.id) or agent_id(session, self._agents)
+        agent = self.enrol(name, session)
+        self._saved.pop(name, None)  # it is yet to be
+        return agent
+
+    def enrol(self, name: str, session: Session) -> Agent:
+        """The agent of that very name, which has this session from now on."""
         agent = Agent(
-            id=self._by_session.get(session.id) or agent_id(session, self._agents),
+            id=name,
             session_id=session.id,
             directory=session.directory,
             slug=session.slug,
             last_seen=session.updated,
         )
         self._keep(agent)
-        self._saved.pop(agent.id, None)
+        self._saved[name] = agent.last_seen
         return agent
 
     def seen(self, agent: Agent, when: datetime) -> bool:

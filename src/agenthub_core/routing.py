@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from itertools import chain, count
 
 from agenthub_core.model import (
+    COORDINATOR,
     IDENTIFIER_LENGTH,
     RESERVED,
     Agent,
@@ -27,7 +28,7 @@ def recipients(
 
     A message to one agent has that recipient, known or not: it may appear later. A broadcast
     reaches every agent but its sender whose session is known and was active lately: it must not
-    wake, and bill, conversations that ended long ago.
+    wake, and bill, conversations that ended long ago, nor the coordinator.
     """
     if not message.is_broadcast:
         return (message.recipient,)
@@ -35,7 +36,7 @@ def recipients(
         sorted(
             agent.id
             for agent in agents
-            if agent.id != message.sender
+            if agent.id not in (message.sender, COORDINATOR)
             and agent.session_id is not None
             and now - agent.last_seen <= active
         )

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from attrs import define, evolve, field
 
 from agenthub_core.errors import (
+    ModelUnknown,
     RelayError,
     SessionBusy,
     SessionUnknown,
@@ -29,6 +30,7 @@ from agenthub_core.model import (
     Prompt,
     Receipt,
     Session,
+    SessionSpec,
     Settlement,
     Turn,
     TurnState,
@@ -265,6 +267,9 @@ class MemoryRelay:
         self._clock = clock
         self._conversations: dict[str, _Conversation] = {}
         self._faults: deque[RelayError] = deque()
+        self._provided: dict[str, SessionSpec] = {}
+        self.models: Collection[str] | None = None
+        """Those that `provide` knows; None for any."""
         self.answering = True
         self.down: RelayError | None = None
         """Raised by every call while it is set."""
@@ -309,6 +314,27 @@ class MemoryRelay:
             since = self._clock.now() - active
             sessions = [session for session in sessions if session.updated >= since]
         return sorted(sessions, key=lambda session: session.updated, reverse=True)
+
+    def provide(self, spec: SessionSpec) -> Session:
+        with self._lock:
+            self._answer()
+            if self.models is not None and spec.model not in self.models:
+                raise ModelUnknown(f"there is no model {shown(spec.model)}")
+            for session in reversed([each.session for each in self._conversations.values()]):
+                if self._provided.get(session.id) == spec:
+                    return session
+            now = NOON if self._clock is None else self._clock.now()
+            number = len(self._provided) + 1
+            session = Session(
+                id=f"ses_{spec.title}_{number}",
+                title=spec.title,
+                directory=spec.directory,
+                created=now,
+                updated=now,
+            )
+            self._provided[session.id] = spec
+            self._conversations[session.id] = _Conversation(session)
+            return session
 
     def inject(self, prompt: Prompt) -> Receipt:
         with self._lock:

@@ -21,6 +21,7 @@ from attrs import evolve, frozen
 
 from agenthub_adapters.opencode import OpenCodeRelay
 from agenthub_core import (
+    ModelUnknown,
     Prompt,
     PromptNotHeld,
     Receipt,
@@ -28,6 +29,7 @@ from agenthub_core import (
     Session,
     SessionBusy,
     SessionRelay,
+    SessionSpec,
     SessionUnknown,
     Turn,
     TurnFailed,
@@ -138,6 +140,12 @@ def prompt(session_id: str, text: str = "Hello", **fields: Any) -> Prompt:
     return Prompt(session_id=session_id, **(defaults | fields))
 
 
+def wanted(surroundings: Surroundings) -> SessionSpec:
+    """A session in a project that is there."""
+    directory = surroundings.open().directory
+    return SessionSpec(title="Mine", directory=directory, model="fake/echo", tools="hub_*")
+
+
 def silent(session_id: str) -> Prompt:
     return prompt(session_id, wakes=False)
 
@@ -187,7 +195,13 @@ TO_A_SESSION: dict[str, Call] = {
     "turn": lambda relay, session_id: relay.turn(session_id),
     "resume": lambda relay, session_id: relay.resume(session_id, "p1"),
 }
-EVERY: dict[str, Call] = {"sessions": lambda relay, _: relay.sessions(HOUR), **TO_A_SESSION}
+EVERY: dict[str, Call] = {
+    "sessions": lambda relay, _: relay.sessions(HOUR),
+    "provide": lambda relay, _: relay.provide(
+        SessionSpec(title="Mine", directory="/", model="fake/echo", tools="hub_*")
+    ),
+    **TO_A_SESSION,
+}
 
 
 class SessionRelayContract:
@@ -232,6 +246,62 @@ class SessionRelayContract:
 
         assert opened not in relay.sessions(HOUR - MINUTE)
         assert opened in relay.sessions(HOUR + MINUTE)
+
+    # --------------------------------------------------------------- sessions of the hub's own
+
+    def test_a_session_that_the_hub_wants_is_made_and_found_again(
+        self, surroundings: Surroundings, relay: SessionRelay
+    ) -> None:
+        spec = wanted(surroundings)
+
+        made = relay.provide(spec)
+
+        assert (made.title, made.directory) == (spec.title, spec.directory)
+        assert made.id in {each.id for each in relay.sessions(HOUR)}
+        assert relay.provide(spec).id == made.id
+        relay.inject(prompt(made.id))
+        assert ended(relay, made.id).state is TurnState.ANSWERED
+        assert relay.provide(spec).id == made.id, "a session that was used is the same one"
+
+    def test_what_is_not_as_the_hub_wants_it_is_not_taken(
+        self, surroundings: Surroundings, relay: SessionRelay
+    ) -> None:
+        spec = wanted(surroundings)
+        user = surroundings.open(Path(spec.directory).name)
+
+        made = [
+            relay.provide(each)
+            for each in (
+                spec,
+                evolve(spec, title=f"{spec.title} 2"),
+                evolve(spec, tools="other_*"),
+                evolve(spec, directory=surroundings.open("web").directory),
+            )
+        ]
+
+        assert len({user.id, *(each.id for each in made)}) == 5
+        assert relay.provide(spec).id == made[0].id
+
+    def test_a_session_of_the_hubs_own_that_is_gone_is_replaced(
+        self, surroundings: Surroundings, relay: SessionRelay
+    ) -> None:
+        spec = wanted(surroundings)
+        first = relay.provide(spec)
+
+        surroundings.delete(first.id)
+
+        assert relay.provide(spec).id != first.id
+
+    def test_a_model_that_there_is_not_makes_no_session(
+        self, surroundings: Surroundings, relay: SessionRelay
+    ) -> None:
+        spec = evolve(wanted(surroundings), model="nobody/knows")
+        before = relay.sessions(HOUR)
+
+        with pytest.raises(ModelUnknown, match="nobody/knows"):
+            relay.provide(spec)
+
+        assert relay.sessions(HOUR) == before
 
     # ---------------------------------------------------------------------------- injections
 
@@ -725,6 +795,7 @@ class _InMemory(Surroundings):
     def __init__(self) -> None:
         self._clock = ManualClock()
         self.relay: MemoryRelay = MemoryRelay(clock=self._clock)
+        self.relay.models = {"fake/echo"}
         self._opened: dict[str, Session] = {}
         self._failures: dict[str, str] = {}
         self._said: dict[str, list[str]] = {}
