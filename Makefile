@@ -13,7 +13,7 @@ export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PATH := $(CURDIR)/$(OPENCODE)/node_modules/.bin:$(PATH)
 
-.PHONY: help demo test lint unit bench format clean setup
+.PHONY: help demo test lint unit bench pictures format clean setup
 
 help:
 	@echo "make setup    install agenthub and OpenCode into this folder"
@@ -21,6 +21,7 @@ help:
 	@echo "make test     everything that CI checks"
 	@echo "make unit     the unit tests alone, in seconds"
 	@echo "make bench    latency, throughput and what an idle hub costs"
+	@echo "make pictures play the README's picture of a window anew (needs tmux)"
 	@echo "make format   format the code"
 	@echo "make clean    remove all that make has installed here"
 
@@ -41,6 +42,9 @@ unit: setup
 
 bench: setup
 	@$(BIN)/python -m bench
+
+pictures: setup
+	@$(BIN)/python -m demo.pictures
 
 format: setup
 	$(BIN)/ruff format .

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from agenthub_adapters.clock import SystemClock
@@ -84,7 +84,7 @@ def play_on_opencode(binary: Path, folder: Path) -> dict[str, float]:
                 },
             )
             model.add(
-                Rule(in_directory(api), [_answer, Text("Answered.")]),
+                Rule(in_directory(api), [answer_by_tool(ANSWER), Text("Answered.")]),
                 Rule(in_directory(web) & last_user(TASK), [asks, Text("I have asked.")]),
                 Rule(in_directory(web), Text(f"Understood: {ANSWER}")),
             )
@@ -105,13 +105,17 @@ def play_on_opencode(binary: Path, folder: Path) -> dict[str, float]:
         return _exported(home / ".agent-hub" / "metrics.prom")
 
 
-def _answer(request: Request) -> ToolCall:
+def answer_by_tool(content: str) -> Callable[[Request], ToolCall]:
     """The answering agent does what the message says is the way to answer."""
-    own, other, thread = re.findall(
-        r'from "([\w-]+)", to "([\w-]+)",\s+threadId "([\w-]+)"', request.last_user
-    )[0]
-    answer = {"from": own, "to": other, "type": "context", "threadId": thread, "content": ANSWER}
-    return ToolCall(SEND, **answer)
+
+    def reply(request: Request) -> ToolCall:
+        own, other, thread = re.findall(
+            r'from "([\w-]+)", to "([\w-]+)",\s+threadId "([\w-]+)"', request.last_user
+        )[0]
+        told = {"type": "context", "threadId": thread, "content": content}
+        return ToolCall(SEND, **{"from": own, "to": other, **told})
+
+    return reply
 
 
 def _settled(home: Path) -> int:
@@ -122,7 +126,7 @@ def run_agenthub(opencode: OpenCode, *arguments: str) -> str:
     """Run a command as the person of this HOME; what it says."""
     return subprocess.run(
         [sys.executable, "-m", "agenthub_cli", *arguments],
-        env=_environment(opencode),
+        env=environment(opencode),
         cwd=opencode.home,
         check=True,
         stdout=subprocess.PIPE,
@@ -135,7 +139,7 @@ def _daemon(opencode: OpenCode) -> Iterator[None]:
     """The hub at work, and what it says on the screen."""
     daemon = subprocess.Popen(
         [sys.executable, "-m", "agenthub_cli", "daemon"],
-        env=_environment(opencode) | {"OPENCODE_PORT": str(opencode.port)},
+        env=environment(opencode) | {"OPENCODE_PORT": str(opencode.port)},
         cwd=opencode.home,
         stderr=subprocess.PIPE,
         text=True,
@@ -152,7 +156,8 @@ def _daemon(opencode: OpenCode) -> Iterator[None]:
         echo.join()
 
 
-def _environment(opencode: OpenCode) -> dict[str, str]:
+def environment(opencode: OpenCode) -> dict[str, str]:
+    """That of everything which the person of this HOME starts."""
     path = f"{opencode.binary.parent}{os.pathsep}{opencode.env['PATH']}"
     return opencode.env | {"PATH": path, "AGENT_HUB_SESSION_POLL": "1"}
 

@@ -74,10 +74,16 @@ def project(tmp_path: Path) -> Callable[[str], Path]:
 
 
 @pytest.fixture
-def open_window(opencode: OpenCode) -> Iterator[Callable[..., Window]]:
-    """Open a window in a directory, with arguments of `Window`; it closes with the test."""
+def tmux() -> None:
+    """There is a tmux, for windows."""
     if shutil.which("tmux") is None:
         _missing("tmux")
+
+
+@pytest.fixture
+def open_window(opencode: OpenCode, tmux: None) -> Iterator[Callable[..., Window]]:
+    """Open a window in a directory, with arguments of `Window`; it closes with the test."""
+    del tmux
     with contextlib.ExitStack() as stack:
         yield lambda directory, *arguments, **options: stack.enter_context(
             Window(opencode, directory, *arguments, **options)

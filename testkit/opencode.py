@@ -97,8 +97,9 @@ class OpenCode:
         self.temporary_directory.mkdir(exist_ok=True)
         provider = {
             "npm": "@ai-sdk/openai-compatible",
+            "name": "testkit",
             "options": {"baseURL": model_url, "apiKey": "none"},
-            "models": {"echo": {}},
+            "models": {"echo": {"name": "scripted model"}},
         }
         merged = {
             "model": "fake/echo",

@@ -8,7 +8,7 @@
 
 The window is a process of its own beside the server, with the same HOME and so the same sessions.
 The terminal is a tmux server of its own, which `close` ends. What the model answers is left to
-`scripted_model`.
+`scripted_model`, an image of the screen to `picture`.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Window:
         *arguments: str,
         program: Sequence[str | Path] = (),
         env: Mapping[str, str] | None = None,
+        size: tuple[int, int] = (COLUMNS, ROWS),
     ) -> None:
         """`arguments` are OpenCode's own, such as `"--session", session_id`, or the `program`'s."""
         self._opencode = opencode
@@ -44,6 +45,7 @@ class Window:
         self._env = dict(opencode.env if env is None else env)
         self.directory = directory
         self._arguments = arguments
+        self._columns, self._rows = map(str, size)
         self._pid: int | None = None
         self._socket: Path | None = None
 
@@ -52,7 +54,8 @@ class Window:
         self._socket = Path(tempfile.mkdtemp(prefix="testkit-")) / "socket"
         self._tmux(
             *("-f", "/dev/null"),  # not the user's own configuration
-            *("new-session", "-d", "-x", str(COLUMNS), "-y", str(ROWS), "-c", str(self.directory)),
+            *("new-session", "-d", "-x", self._columns, "-y", self._rows),
+            *("-c", str(self.directory)),
             *self._program,
             *self._arguments,
             *(";", "set-option", "remain-on-exit", "on"),  # the last screen tells why it ended
@@ -72,8 +75,9 @@ class Window:
         """Press a key by tmux's name for it: `Enter`, `Escape`, `C-c`."""
         self._tmux("send-keys", key)
 
-    def screen(self) -> str:
-        return self._tmux("capture-pane", "-p")
+    def screen(self, *, coloured: bool = False) -> str:
+        """What it shows; `coloured` keeps the escape sequences of its colours."""
+        return self._tmux("capture-pane", "-p", *(["-e"] if coloured else []))
 
     def wait_for_text(self, text: str, *, timeout: float = PATIENCE) -> str:
         """Wait until the screen shows the text, and return the screen."""

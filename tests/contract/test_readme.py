@@ -1,4 +1,4 @@
-"""What the README says is so: its library example, and its table of settings; and the Makefile.
+"""What the README says is so: its library example, its tables, its picture; and the Makefile.
 
 Its shell blocks are executed on the real OpenCode, in `tests/end_to_end/test_readme.py`.
 """
@@ -15,6 +15,8 @@ import pytest
 
 from agenthub_cli import main, reading, writing
 from agenthub_cli.settings import Settings
+from demo.pictures import ANSWER, ANSWERED, QUESTION
+from testkit.picture import words
 
 CHECKOUT = Path(__file__).parents[2]
 README = (CHECKOUT / "README.md").read_text(encoding="utf-8")
@@ -60,3 +62,12 @@ def test_every_command_is_in_the_table_of_commands() -> None:
     commands = [command for app in apps for command in app.registered_commands]
     named = {each.name or each.callback.__name__ for each in commands if each.callback}
     assert named == set(re.findall(r"^\| `agenthub ([a-z]+)", README, re.MULTILINE))
+
+
+def test_its_picture_shows_the_message_that_has_arrived_and_the_answer() -> None:
+    """Where this fails, `make pictures` makes it anew."""
+    (picture,) = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README)
+    seen = words((CHECKOUT / picture).read_text(encoding="utf-8"))
+    order = [seen.index(text) for text in (QUESTION, ANSWER, ANSWERED)]
+    assert order == sorted(order)
+    assert "/home/you/api" in seen
