@@ -18,7 +18,7 @@ from typing import Any
 from agenthub_core import notices, prompts
 from agenthub_core.agenda import Agenda
 from agenthub_core.channels import Channel, Channels
-from agenthub_core.coordinator import Coordinator, others
+from agenthub_core.coordinator import Coordinator
 from agenthub_core.errors import (
     PromptInvalid,
     RelayError,
@@ -473,7 +473,7 @@ class Broker:
     def _sessions_listed(self, event: SessionsListed, now: datetime) -> None:
         came_up, self._relay_up = not self._relay_up, True
         self._listed, self._asked = self._asked, None
-        sessions = others(event.sessions)
+        sessions = self._coordinator.sift(event.sessions)
         seen = [session for session in sessions if self._may_see(session)]
         for session in seen:
             self._see(session, now)

@@ -90,9 +90,7 @@ class Coordinator:
     def failed(self, event: OpenFailed, now: datetime) -> None:
         """There is none; it is tried again, and said once for each reason."""
         self._asked = False
-        coordination = self._policy.coordination
-        if coordination is not None:
-            self._appoint(now + coordination.retry)
+        self._appoint(now + self._policy.coordination_retry)
         if self._told != str(event.error):
             self._told = str(event.error)
             self._act(notices.coordinator_missing(event.error))
@@ -111,6 +109,25 @@ class Coordinator:
         self._here, self._last = False, None
         self.want()
 
+    def sift(self, sessions: Iterable[Session]) -> list[Session]:
+        """The sessions that may be other agents: all but its own, whose activity is noted."""
+        rest = []
+        for session in sessions:
+            if session.title != TITLE:
+                rest.append(session)
+            elif self._here and session.id == self._last:
+                self._see(session)
+        return rest
+
+    def _see(self, session: Session) -> None:
+        agent = self._roster.of_session(session.id)
+        if (
+            agent is not None
+            and self._roster.seen(agent, session.updated)
+            and (news := self._roster.to_save(agent.id)) is not None
+        ):
+            self._act(SaveAgent(agent=news))
+
     def _introduce(self, agent: Agent, now: datetime) -> None:
         self._act(WriteMessage(message=prompts.new_agent(agent, now)))
 
@@ -122,8 +139,3 @@ class Coordinator:
             and agent.session_id is not None
             and now - agent.last_seen <= self._policy.agent_stale
         ]
-
-
-def others(sessions: Iterable[Session]) -> list[Session]:
-    """The sessions that may be agents: all but the coordinator's."""
-    return [session for session in sessions if session.title != TITLE]

@@ -122,8 +122,6 @@ class Coordination:
     """Where it works (AGENT_HUB_COORDINATOR_DIR)."""
     model: str
     """Provider and model, as in `SessionSpec` (AGENT_HUB_COORDINATOR_MODEL)."""
-    retry: timedelta = field(default=timedelta(seconds=60), validator=_positive)
-    """Before it is tried again to have one: a person has to do something meanwhile."""
 
 
 @frozen(kw_only=True)
@@ -157,5 +155,7 @@ class Policy:
     """None where nobody is told who they are."""
     coordination: Coordination | None = None
     """None where nobody introduces them."""
+    coordination_retry: timedelta = field(default=timedelta(seconds=60), validator=_positive)
+    """Before it is tried again to have a coordinator: a person has to do something meanwhile."""
     rate_limit: RateLimit | None = None
     """None where everybody may write as often as they like."""

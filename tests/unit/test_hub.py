@@ -12,6 +12,7 @@ from agenthub_core import (
     Action,
     Agent,
     Broker,
+    Coordination,
     Event,
     Executor,
     Hub,
@@ -241,6 +242,44 @@ def test_where_the_store_cannot_be_asked_for_a_recipient_it_is_asked_again() -> 
     assert "store.failed" in topics(world.actions)
     world.steps(5)
     assert world.archived == [("m1", Outcome.DELIVERED)]
+
+
+COORDINATED = Policy(coordination=Coordination(directory="/hub", model="fake/echo"))
+
+
+def test_the_coordinator_is_told_of_a_new_agent_as_others_are_of_a_message() -> None:
+    world = World(policy=COORDINATED)
+    world.steps()
+    world.relay.open(session("bob"))
+    world.steps(5)
+    (own,) = [each.session_id for each in world.store.agents() if each.id == "coordinator"]
+    (told,) = world.relay.held(str(own))
+    assert "NEW_AGENT: bob at /projects/bob" in told.text
+    assert world.archived == [("new-agent-bob", Outcome.DELIVERED)]
+
+
+def test_where_the_coordinators_model_is_unknown_the_rest_goes_on() -> None:
+    world = World("bob", policy=COORDINATED)
+    world.relay.models = set()
+    world.write(message())
+    world.steps()
+    assert "coordinator.missing" in topics(world.actions)
+    assert world.archived == [("m1", Outcome.DELIVERED)]
+    world.relay.models = None
+    world.steps(60)
+    assert "coordinator.here" in topics(world.actions)
+
+
+def test_where_an_introduction_cannot_be_written_that_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise FULL
+
+    world = World("bob", policy=COORDINATED)
+    monkeypatch.setattr(world.store, "put", fail)
+    world.steps()
+    assert "store.failed" in topics(world.actions)
 
 
 TELLING = Policy(orientation=Orientation(after=timedelta(microseconds=1)))
