@@ -40,8 +40,10 @@ class Daemon:
         new: bool = False,
     ) -> None:
         """`new`: no hub was here before, so that it leaves alone the sessions there are."""
-        # most tests are about what the daemon does once it runs; it would take a second each
-        self.env = {"AGENT_HUB_PREFLIGHT": "false"} | dict(env)
+        # most tests are about what the daemon does once it runs, and with the agents alone: the
+        # preflight would take a second each, the coordinator ask every agent a question
+        unless_wanted = {"AGENT_HUB_PREFLIGHT": "false", "AGENT_HUB_COORDINATOR": "false"}
+        self.env = unless_wanted | dict(env)
         self.directory = Path(env.get("AGENT_HUB_DIR", f"{env['HOME']}/.agent-hub"))
         self.messages = self.directory / "messages"
         self.archive = self.messages / "archive"

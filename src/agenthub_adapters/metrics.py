@@ -6,12 +6,14 @@ globally, and nothing happens at import.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from attrs import frozen
 from prometheus_client import CollectorRegistry, Counter, Gauge, write_to_textfile
 
-from agenthub_core import Action, Event, Prompt, Settlement, StoreUnwritable
+from agenthub_core import Action, Event, Prompt, Settlement, StoreUnwritable, Usage
+from agenthub_core.model import COORDINATOR
 from agenthub_core.protocol import (
     Inject,
     Injected,
@@ -21,15 +23,41 @@ from agenthub_core.protocol import (
     Notify,
     Oriented,
     Quarantined,
+    SessionOpened,
+    SessionsListed,
     Settle,
     Settled,
 )
 
 
-class Metrics:
-    """An `Observer` of the hub that counts."""
+@frozen(kw_only=True)
+class Prices:
+    """US dollars for a million tokens, of a model for which OpenCode knows no price."""
 
-    def __init__(self) -> None:
+    input: float = 0.0
+    output: float = 0.0
+    cache_read: float = 0.0
+    cache_write: float = 0.0
+
+    def cost(self, usage: Usage) -> float:
+        """What the tokens cost: as OpenCode has it, else by these prices."""
+        return (
+            usage.cost
+            or (
+                usage.input * self.input
+                + usage.output * self.output
+                + usage.cache_read * self.cache_read
+                + usage.cache_write * self.cache_write
+            )
+            / 1_000_000
+        )
+
+
+class Metrics:
+    """An `Observer` of the hub that counts. `prices` are for the coordinator's model."""
+
+    def __init__(self, prices: Prices | None = None) -> None:
+        self._prices = prices or Prices()
         self.registry = CollectorRegistry()
 
         def counter(name: str, text: str) -> Counter:
@@ -46,8 +74,33 @@ class Metrics:
         # what was counted as ended and still lies in the store: it may be told of again
         self._ending: set[str] = set()
         self._malformed: set[str] = set()
-        size = Gauge("agent_hub_message_queue_size", "Messages that wait", registry=self.registry)
-        size.set_function(lambda: len(self._waiting))
+        self._coordinator = ""
+        self._usage = Usage()
+
+        def gauge(name: str, text: str, figure: Callable[[], float]) -> None:
+            Gauge(f"agent_hub_{name}", text, registry=self.registry).set_function(figure)
+
+        gauge("message_queue_size", "Messages that wait", lambda: len(self._waiting))
+        self._introductions = counter("coordinator_messages", "Messages that it has written")
+        # of its session as OpenCode counts them: they begin anew with another session
+        of_its = "Tokens of the coordinator's session: "
+        gauge("coordinator_tokens_input", f"{of_its}read", lambda: self._usage.input)
+        gauge("coordinator_tokens_output", f"{of_its}written", lambda: self._usage.output)
+        gauge(
+            "coordinator_tokens_cache_read",
+            f"{of_its}read from its provider's cache",
+            lambda: self._usage.cache_read,
+        )
+        gauge(
+            "coordinator_tokens_cache_write",
+            f"{of_its}written into it",
+            lambda: self._usage.cache_write,
+        )
+        gauge(
+            "coordinator_estimated_cost_usd",
+            "What the coordinator's session has cost, in US dollars",
+            lambda: self._prices.cost(self._usage),
+        )
 
     def __call__(self, event: Event, actions: Sequence[Action]) -> None:
         self._count_event(event)
@@ -56,11 +109,13 @@ class Metrics:
 
     def _count_event(self, event: Event) -> None:
         match event:
-            case MessageArrived(key=key) if key not in self._waiting:
+            case MessageArrived(key=key, message=message) if key not in self._waiting:
                 # only the first time: it is told of again whenever its file is touched
                 self._messages.inc()
                 self._waiting.add(key)
                 self._malformed.discard(key)
+                if message.sender == COORDINATOR:
+                    self._introductions.inc()
             case MessageWithdrawn(key=key) | Settled(key=key):
                 self._waiting.discard(key)
                 self._ending.discard(key)
@@ -73,6 +128,12 @@ class Metrics:
                 self._injections.inc()
             case Oriented():
                 self._oriented.inc()
+            case SessionOpened(session=session):
+                self._coordinator, self._usage = session.id, session.usage
+            case SessionsListed(sessions=sessions):
+                self._usage = next(
+                    (each.usage for each in sessions if each.id == self._coordinator), self._usage
+                )
             case _:
                 pass
 

@@ -22,7 +22,7 @@ from typing import NoReturn
 from agenthub_adapters.clock import SystemClock
 from agenthub_adapters.spool import FileSpool
 from agenthub_cli import log
-from agenthub_cli.settings import Settings
+from agenthub_cli.settings import CONFIG_FILE, Settings
 from agenthub_core import (
     Broker,
     Clock,
@@ -101,7 +101,8 @@ def run_mcp(settings: Settings, version: str) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a read that has begun hears of nothing else
     # a tool call does not say which session it comes from; the coordinator's is the only one there
-    acting_as = {COORDINATOR} if _works_in(settings.directory / "coordinator") else ()
+    is_its = settings.coordinator and _works_in(settings.coordinator_home)
+    acting_as = {COORDINATOR} if is_its else ()
     tools = AgentTools(gateway(settings, acting_as=acting_as), clock=SystemClock())
     McpServer(tools, version=version).serve()
 
@@ -174,7 +175,8 @@ def run_daemon(settings: Settings, *, fresh: bool = False) -> None:
 
     `fresh` forgets the sessions of earlier runs.
     """
-    from agenthub_adapters.metrics import Metrics
+    from agenthub_adapters import instructions
+    from agenthub_adapters.metrics import Metrics, Prices
     from agenthub_adapters.opencode import OpenCodeRelay
     from agenthub_adapters.opencode_events import OpenCodeEvents
     from agenthub_adapters.opencode_server import OpenCodeServer
@@ -195,7 +197,19 @@ def run_daemon(settings: Settings, *, fresh: bool = False) -> None:
     server = OpenCodeServer(
         settings.opencode_port, root=settings.directory, password=settings.opencode_password or None
     )
-    metrics, policy = Metrics(), settings.policy()
+    prices = Prices(
+        input=settings.price_input,
+        output=settings.price_output,
+        cache_read=settings.price_cache_read,
+        cache_write=settings.price_cache_write,
+    )
+    metrics, policy = Metrics(prices), settings.policy()
+    if settings.coordinator:
+        instructions.place(
+            settings.coordinator_home,
+            wanted=settings.coordinator_instructions,
+            user_directory=CONFIG_FILE.expanduser().parent,
+        )
     with spool.claim():
         if fresh:
             spool.begin_anew(clock.now())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 from collections.abc import Callable, Mapping
 from datetime import timedelta
@@ -17,7 +18,14 @@ from typing import Any, TypeVar
 import attrs
 from attrs import field, frozen
 
-from agenthub_core import Backoff, InvalidSettings, Orientation, Policy, RateLimit
+from agenthub_core import (
+    Backoff,
+    Coordination,
+    InvalidSettings,
+    Orientation,
+    Policy,
+    RateLimit,
+)
 from agenthub_core.model import shown
 
 CONFIG_FILE = Path("~/.config/agent-hub-daemon/config.json")
@@ -100,6 +108,24 @@ def _directory(value: object) -> Path:
         raise ValueError("a directory; this ~ stands for none") from None
 
 
+def _directory_or_none(value: object) -> Path | None:
+    return None if value == "" else _directory(value)
+
+
+def _model(value: object) -> str:
+    provider, _, name = _text(value).partition("/")
+    if not provider or not name:
+        raise ValueError("a provider's name, a slash, and its name of the model")
+    return f"{provider}/{name}"
+
+
+def _price(value: object) -> float:
+    number = _number(value)
+    if not 0 <= number < math.inf:
+        raise ValueError("a number of 0 or more")
+    return number
+
+
 def _setting(
     default: object, parse: Callable[[object], T], variable: str, key: str | None, text: str
 ) -> T:
@@ -170,6 +196,13 @@ class Settings:
         "session.poll_seconds",
         "Seconds between two looks for new sessions",
     )
+    session_cache: timedelta = _setting(
+        10,
+        _seconds,
+        "AGENT_HUB_SESSION_CACHE_TTL",
+        "session.cache_ttl",
+        "Seconds for which a look at the sessions holds when a recipient is missing",
+    )
     injection_workers: int = _setting(
         4,
         _count(1),
@@ -214,6 +247,59 @@ class Settings:
         "Let the model answer it, which costs a turn in every session",
     )
 
+    coordinator: bool = _setting(
+        "true",
+        _switch,
+        "AGENT_HUB_COORDINATOR",
+        "coordinator.enabled",
+        "Have a coordinator, which introduces the agents to one another",
+    )
+    coordinator_model: str = _setting(
+        "opencode/claude-opus-4-5",
+        _model,
+        "AGENT_HUB_COORDINATOR_MODEL",
+        "coordinator.model",
+        "Its model, one of those that `opencode models` lists",
+    )
+    coordinator_directory: Path | None = _setting(
+        "",
+        _directory_or_none,
+        "AGENT_HUB_COORDINATOR_DIR",
+        "coordinator.directory",
+        "Where it works; if empty, in `coordinator` in AGENT_HUB_DIR",
+    )
+    coordinator_instructions: Path | None = _setting(
+        "",
+        _directory_or_none,
+        "AGENT_HUB_COORDINATOR_AGENTS_MD",
+        "coordinator.agents_md",
+        "File with its instructions; if empty, AGENTS.md beside the config file, if there is one",
+    )
+    price_input: float = _setting(
+        3.0,
+        _price,
+        "AGENT_HUB_PRICING_INPUT",
+        "pricing.input_per_1m",
+        "US dollars for a million tokens that it reads, where OpenCode knows no price",
+    )
+    price_output: float = _setting(
+        15.0, _price, "AGENT_HUB_PRICING_OUTPUT", "pricing.output_per_1m", "The same that it writes"
+    )
+    price_cache_read: float = _setting(
+        0.3,
+        _price,
+        "AGENT_HUB_PRICING_CACHE_READ",
+        "pricing.cache_read_per_1m",
+        "The same that it reads from its provider's cache",
+    )
+    price_cache_write: float = _setting(
+        3.75,
+        _price,
+        "AGENT_HUB_PRICING_CACHE_WRITE",
+        "pricing.cache_write_per_1m",
+        "The same that it writes into it",
+    )
+
     rate_limit: bool = _setting(
         "false",
         _switch,
@@ -249,6 +335,7 @@ class Settings:
             message_ttl=self.message_ttl,
             agent_stale=self.agent_stale,
             session_poll=self.session_poll,
+            session_cache=self.session_cache,
             workers=self.injection_workers,
             backoff=Backoff(quick=self.injection_retries),
             orientation=Orientation(
@@ -256,6 +343,11 @@ class Settings:
                 delay=self.orientation_delay,
                 wakes=self.orientation_wakes,
             ),
+            coordination=Coordination(
+                directory=str(self.coordinator_home), model=self.coordinator_model
+            )
+            if self.coordinator
+            else None,
             rate_limit=RateLimit(
                 maximum=self.rate_limit_max,
                 window=self.rate_limit_window,
@@ -264,6 +356,11 @@ class Settings:
             if self.rate_limit
             else None,
         )
+
+    @property
+    def coordinator_home(self) -> Path:
+        """Where the coordinator works."""
+        return self.coordinator_directory or self.directory / "coordinator"
 
     @property
     def level(self) -> int:

@@ -255,6 +255,8 @@ class Broker:
         for recipient in names:
             pending.courses[recipient] = Course(recipient)
             self._channels.put(recipient, pending.place)
+            if self._channels[recipient].session_id is None:
+                self._look_for_sessions(now)
             if self._roster.get(recipient) is None:
                 self._actions.append(notices.recipient_unknown(message, recipient))
                 self._find(recipient)
@@ -501,6 +503,12 @@ class Broker:
             self._changed = True  # the listing that is under way may have missed it
         elif self._listed is not None and self._relay_up:
             self._agenda.set((_Due.LISTING, ""), max(now, self._listed + self._gap))
+
+    def _look_for_sessions(self, now: datetime) -> None:
+        """Somebody is missing: they may have come since the last listing, if that is old."""
+        listed = self._listed
+        if listed is not None and self._relay_up and now - listed >= self._policy.session_cache:
+            self._agenda.set((_Due.LISTING, ""), now)
 
     @property
     def _gap(self) -> timedelta:

@@ -11,22 +11,32 @@ import stat
 from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
-from agenthub_adapters.metrics import Metrics
+from agenthub_adapters.metrics import Metrics, Prices
 from agenthub_core import (
     Event,
     PromptInvalid,
     Receipt,
     RelayUnreachable,
+    Session,
     SessionUnknown,
     StoreUnwritable,
+    Usage,
 )
-from agenthub_core.protocol import MalformedArrived, MessageWithdrawn, Oriented, Quarantined
-from tests.unit.builders import FAULT, Actions, Story, message
+from agenthub_core.coordinator import TITLE
+from agenthub_core.protocol import (
+    MalformedArrived,
+    MessageWithdrawn,
+    Oriented,
+    Quarantined,
+    SessionOpened,
+)
+from tests.unit.builders import FAULT, Actions, Story, message, session
 
 REFERENCE = {
     "agent_hub_messages_total": "counter",
@@ -37,6 +47,12 @@ REFERENCE = {
     "agent_hub_agents_auto_created_total": "counter",
     "agent_hub_sessions_oriented_total": "counter",
     "agent_hub_message_queue_size": "gauge",
+    "agent_hub_coordinator_messages_total": "counter",
+    "agent_hub_coordinator_tokens_input": "gauge",
+    "agent_hub_coordinator_tokens_output": "gauge",
+    "agent_hub_coordinator_tokens_cache_read": "gauge",
+    "agent_hub_coordinator_tokens_cache_write": "gauge",
+    "agent_hub_coordinator_estimated_cost_usd": "gauge",
 }
 """Those names of opencode-agent-hub that the hub has something to say about."""
 
@@ -48,8 +64,8 @@ A_WHILE = timedelta(seconds=5)
 class Counted(Story):
     """A broker whose history is counted."""
 
-    def __init__(self, *here: str) -> None:
-        self.metrics = Metrics()
+    def __init__(self, *here: str, prices: Prices | None = None) -> None:
+        self.metrics = Metrics(prices)
         super().__init__(*here)
 
     def tell(self, event: Event) -> Actions:
@@ -115,7 +131,7 @@ def test_a_day_at_the_hub(tmp_path: Path) -> None:
 
     story.metrics.write(tmp_path / "metrics.prom")
 
-    assert exported(tmp_path / "metrics.prom") == {
+    assert exported(tmp_path / "metrics.prom") == dict.fromkeys(REFERENCE, 0) | {
         "agent_hub_messages_total": 4,
         "agent_hub_messages_failed_total": 1,
         "agent_hub_injections_total": 2,
@@ -288,3 +304,42 @@ def test_a_directory_that_is_gone_is_told(tmp_path: Path) -> None:
     path = tmp_path / "gone" / "metrics.prom"
     with pytest.raises(StoreUnwritable, match=f"{path} cannot be written"):
         Metrics().write(path)
+
+
+# ------------------------------------------------------------------------------- the coordinator
+
+
+def own(**fields: Any) -> Session:
+    return session("odd", id="ses_own", title=TITLE, **fields)
+
+
+def test_the_coordinators_tokens_and_cost_are_those_of_its_session() -> None:
+    story = Counted(prices=Prices(input=3, output=15))
+    story.tell(SessionOpened(session=own()))
+
+    usage = Usage(input=1000, output=200, cache_read=50, cache_write=7, cost=0.25)
+    story.lists(session("bob", usage=Usage(input=9)), own(usage=usage))
+    story.lists()  # nothing was done since
+
+    assert story.count("coordinator_tokens_input") == 1000
+    assert story.count("coordinator_tokens_output") == 200
+    assert story.count("coordinator_tokens_cache_read") == 50
+    assert story.count("coordinator_tokens_cache_write") == 7
+    assert story.count("coordinator_estimated_cost_usd") == 0.25
+
+
+def test_where_opencode_knows_no_price_the_users_are_taken() -> None:
+    prices = Prices(input=3, output=15, cache_read=0.3, cache_write=3.75)
+    story = Counted(prices=prices)
+    million = 1_000_000
+    usage = Usage(input=million, output=million, cache_read=million, cache_write=million)
+
+    story.tell(SessionOpened(session=own(usage=usage)))
+
+    assert story.count("coordinator_estimated_cost_usd") == pytest.approx(22.05)
+
+
+def test_what_the_coordinator_writes_is_counted() -> None:
+    story = Counted("bob")
+    story.arrives(message(id="m1", sender="coordinator"), message(id="m2"))
+    assert story.count("coordinator_messages_total") == 1

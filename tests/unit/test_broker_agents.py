@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from agenthub_core import Agent, Notify, RelayUnreachable, SessionUnknown
+from agenthub_core import Agent, Notify, Policy, RelayUnreachable, SessionUnknown
 from agenthub_core.model import RESERVED
 from agenthub_core.protocol import (
     AgentFound,
@@ -211,6 +211,17 @@ def test_what_is_done_during_a_listing_is_seen_by_the_next() -> None:
     story.tell(SessionsChanged())
     story.lists()
     assert listings(story, 8) == [5.25]
+
+
+def test_a_listing_that_is_old_is_renewed_for_a_recipient_that_is_missing() -> None:
+    story = Story("bob", policy=Policy(session_poll=seconds(60), session_cache=seconds(10)))
+    story.wait(seconds(9))
+    story.arrives(message(id="early", recipient="carol"))
+    assert of(ListSessions, story.wait(seconds(1))) == []
+    story.arrives(message(id="late", recipient="carol"))
+    story.arrives(message(id="known"))
+    assert len(of(ListSessions, story.goes_on())) == 1
+    assert injected(story.lists(session("carol"))) == [("early", "carol")]
 
 
 def test_a_hint_does_not_make_a_dead_relay_be_asked_more_often() -> None:

@@ -16,7 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agenthub_cli.settings import Settings, read_settings
-from agenthub_core import AgentHubError, Backoff, InvalidSettings, Orientation, Policy
+from agenthub_core import (
+    AgentHubError,
+    Backoff,
+    Coordination,
+    InvalidSettings,
+    Orientation,
+    Policy,
+)
 
 DEFAULTS = {
     "directory": Path("~/.agent-hub").expanduser(),
@@ -27,12 +34,21 @@ DEFAULTS = {
     "message_ttl": timedelta(hours=1),
     "agent_stale": timedelta(hours=1),
     "session_poll": timedelta(seconds=5),
+    "session_cache": timedelta(seconds=10),
     "injection_workers": 4,
     "injection_retries": 3,
     "injection_timeout": timedelta(seconds=5),
     "orientation_retries": 2,
     "orientation_delay": timedelta(seconds=60),
     "orientation_wakes": False,
+    "coordinator": True,
+    "coordinator_model": "opencode/claude-opus-4-5",
+    "coordinator_directory": None,
+    "coordinator_instructions": None,
+    "price_input": 3.0,
+    "price_output": 15.0,
+    "price_cache_read": 0.3,
+    "price_cache_write": 3.75,
     "rate_limit": False,
     "rate_limit_max": 10,
     "rate_limit_window": timedelta(seconds=300),
@@ -49,12 +65,21 @@ VARIABLES = {
     "message_ttl": "AGENT_HUB_MESSAGE_TTL",
     "agent_stale": "AGENT_HUB_AGENT_STALE",
     "session_poll": "AGENT_HUB_SESSION_POLL",
+    "session_cache": "AGENT_HUB_SESSION_CACHE_TTL",
     "injection_workers": "AGENT_HUB_INJECTION_WORKERS",
     "injection_retries": "AGENT_HUB_INJECTION_RETRIES",
     "injection_timeout": "AGENT_HUB_INJECTION_TIMEOUT",
     "orientation_retries": "AGENT_HUB_ORIENTATION_RETRY_MAX",
     "orientation_delay": "AGENT_HUB_ORIENTATION_RETRY_DELAY",
     "orientation_wakes": "AGENT_HUB_ORIENTATION_WAKE",
+    "coordinator": "AGENT_HUB_COORDINATOR",
+    "coordinator_model": "AGENT_HUB_COORDINATOR_MODEL",
+    "coordinator_directory": "AGENT_HUB_COORDINATOR_DIR",
+    "coordinator_instructions": "AGENT_HUB_COORDINATOR_AGENTS_MD",
+    "price_input": "AGENT_HUB_PRICING_INPUT",
+    "price_output": "AGENT_HUB_PRICING_OUTPUT",
+    "price_cache_read": "AGENT_HUB_PRICING_CACHE_READ",
+    "price_cache_write": "AGENT_HUB_PRICING_CACHE_WRITE",
     "rate_limit": "AGENT_HUB_RATE_LIMIT",
     "rate_limit_max": "AGENT_HUB_RATE_LIMIT_MAX",
     "rate_limit_window": "AGENT_HUB_RATE_LIMIT_WINDOW",
@@ -68,19 +93,28 @@ KEYS = {
     "message_ttl": "gc.message_ttl_seconds",
     "agent_stale": "gc.agent_stale_seconds",
     "session_poll": "session.poll_seconds",
+    "session_cache": "session.cache_ttl",
     "injection_workers": "injection.workers",
     "injection_retries": "injection.retries",
     "injection_timeout": "injection.timeout",
     "orientation_retries": "orientation.retry_max",
     "orientation_delay": "orientation.retry_delay",
     "orientation_wakes": "orientation.wake",
+    "coordinator": "coordinator.enabled",
+    "coordinator_model": "coordinator.model",
+    "coordinator_directory": "coordinator.directory",
+    "coordinator_instructions": "coordinator.agents_md",
+    "price_input": "pricing.input_per_1m",
+    "price_output": "pricing.output_per_1m",
+    "price_cache_read": "pricing.cache_read_per_1m",
+    "price_cache_write": "pricing.cache_write_per_1m",
     "rate_limit": "rate_limit.enabled",
     "rate_limit_max": "rate_limit.max_messages",
     "rate_limit_window": "rate_limit.window_seconds",
     "rate_limit_cooldown": "rate_limit.cooldown_seconds",
 }
 
-SWITCHES = {"preflight", "orientation_wakes", "rate_limit"}
+SWITCHES = {"preflight", "orientation_wakes", "coordinator", "rate_limit"}
 
 CHOICES: dict[str, list[tuple[Any, Any]]] = {
     "directory": [("/a", Path("/a")), ("/b", Path("/b")), ("/c", Path("/c"))],
@@ -91,6 +125,7 @@ CHOICES: dict[str, list[tuple[Any, Any]]] = {
     "message_ttl": [(1, timedelta(seconds=1)), (0.5, timedelta(seconds=0.5)), (9, timedelta(0, 9))],
     "agent_stale": [(1, timedelta(seconds=1)), (2, timedelta(seconds=2)), (3, timedelta(0, 3))],
     "session_poll": [(1, timedelta(seconds=1)), (2, timedelta(seconds=2)), (3, timedelta(0, 3))],
+    "session_cache": [(1, timedelta(0, 1)), (2, timedelta(0, 2)), (3, timedelta(0, 3))],
     "injection_workers": [(1, 1), (2, 2), (3, 3)],
     "injection_retries": [(0, 0), (1, 1), (2, 2)],
     "injection_timeout": [
@@ -101,6 +136,14 @@ CHOICES: dict[str, list[tuple[Any, Any]]] = {
     "orientation_retries": [(0, 0), (1, 1), (3, 3)],
     "orientation_delay": [(1, timedelta(0, 1)), (2, timedelta(0, 2)), (3, timedelta(0, 3))],
     "orientation_wakes": [("true", True), ("no", False), (1, True)],
+    "coordinator": [("false", False), ("yes", True), (0, False)],
+    "coordinator_model": [("a/b", "a/b"), ("c/d/e", "c/d/e"), ("f/g", "f/g")],
+    "coordinator_directory": [("/a", Path("/a")), ("", None), ("/c", Path("/c"))],
+    "coordinator_instructions": [("/a", Path("/a")), ("", None), ("/c", Path("/c"))],
+    **{
+        f"price_{kind}": [(0, 0.0), ("2.5", 2.5), (7, 7.0)]
+        for kind in ("input", "output", "cache_read", "cache_write")
+    },
     "rate_limit": [("true", True), ("no", False), (1, True)],
     "rate_limit_max": [(1, 1), (2, 2), (3, 3)],
     "rate_limit_window": [(1, timedelta(0, 1)), (2, timedelta(0, 2)), (3, timedelta(0, 3))],
@@ -374,8 +417,9 @@ def test_the_broker_is_told_what_the_user_has_set() -> None:
     settings = read(
         {
             "gc": {"message_ttl_seconds": 60, "agent_stale_seconds": 120},
-            "session": {"poll_seconds": 2},
+            "session": {"poll_seconds": 2, "cache_ttl": 4},
             "injection": {"workers": 8, "retries": 1},
+            "coordinator": {"model": "fake/echo", "directory": "/coordinator"},
             "orientation": {"retry_max": 4, "retry_delay": 30, "wake": True},
         }
     )
@@ -383,14 +427,23 @@ def test_the_broker_is_told_what_the_user_has_set() -> None:
         message_ttl=timedelta(seconds=60),
         agent_stale=timedelta(seconds=120),
         session_poll=timedelta(seconds=2),
+        session_cache=timedelta(seconds=4),
         workers=8,
         backoff=Backoff(quick=1),
         orientation=Orientation(retries=4, delay=timedelta(seconds=30), wakes=True),
+        coordination=Coordination(directory="/coordinator", model="fake/echo"),
     )
 
 
 def test_the_broker_is_told_nothing_else_than_the_defaults_of_its_own() -> None:
-    assert read().policy() == Policy(orientation=Orientation())
+    assert read(None, {"AGENT_HUB_COORDINATOR": "false"}).policy() == Policy(
+        orientation=Orientation()
+    )
+
+
+def test_the_coordinator_works_in_the_hubs_directory() -> None:
+    settings = read(None, {"AGENT_HUB_DIR": "/hub"})
+    assert settings.coordinator_home == Path("/hub/coordinator")
 
 
 @pytest.mark.parametrize(

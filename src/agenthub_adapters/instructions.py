@@ -1,0 +1,67 @@
+"""The coordinator's instructions, put where OpenCode reads them: AGENTS.md in its directory.
+
+They are the user's, where they have written some, else those that come with agenthub. A file that
+the hub has not put there itself is left as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from agenthub_core import Misconfigured
+
+FILE = "AGENTS.md"
+
+_OWN = Path(__file__).parent / "coordinator" / FILE
+
+_MARK = "<!-- agenthub puts this file here at each start, from "
+_MARK_END = ". Without this line it is yours and stays as it is. -->"
+
+
+def place(directory: Path, *, wanted: Path | None, user_directory: Path) -> None:
+    """See to it that there are instructions in the directory, which is made if it is missing.
+
+    `wanted` is the file that the user has named. Else it is looked for in the order of
+    opencode-agent-hub: AGENTS.md or COORDINATOR.md in `user_directory`, then agenthub's own.
+    Raises `Misconfigured` where they cannot be read or written.
+    """
+    source, text = _instructions(wanted, user_directory)
+    target = directory / FILE
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if target.exists() and not target.read_text(errors="replace").startswith(_MARK):
+            return
+        target.write_text(f"{_MARK}{source}{_MARK_END}\n{text}")
+    except OSError as error:
+        raise Misconfigured(
+            f"the coordinator's instructions cannot be put into {directory}: {error.strerror}. "
+            "AGENT_HUB_COORDINATOR_DIR names another directory, AGENT_HUB_COORDINATOR=false does "
+            "without a coordinator"
+        ) from error
+
+
+def _instructions(wanted: Path | None, user_directory: Path) -> tuple[Path, str]:
+    for source in _sources(wanted, user_directory):
+        try:
+            return source, source.read_text()
+        except FileNotFoundError:
+            if source == wanted:
+                raise Misconfigured(
+                    f"there are no instructions for the coordinator at {source}: "
+                    "AGENT_HUB_COORDINATOR_AGENTS_MD names them"
+                ) from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise Misconfigured(
+                f"the coordinator's instructions at {source} cannot be read: {error}"
+            ) from error
+    raise Misconfigured(f"{_OWN} is missing: install agenthub again")
+
+
+def _sources(wanted: Path | None, user_directory: Path) -> Iterator[Path]:
+    if wanted is not None:
+        yield wanted
+    yield user_directory / FILE
+    yield user_directory / "COORDINATOR.md"
+    yield _OWN
+    yield Path("/usr/local/share/opencode-agent-hub/coordinator") / FILE
