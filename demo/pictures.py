@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from demo.__main__ import SEND, answer_by_tool, environment, run_agenthub
+from demo.stage import SEND, answers, environment, run_agenthub
 from testkit.daemon import Daemon
 from testkit.opencode import OpenCode, find_opencode, free_port, make_project
 from testkit.picture import picture
@@ -48,7 +48,7 @@ def play(binary: Path) -> str:
         opencode = OpenCode(binary, home, model.url, port=free_port())
         run_agenthub(opencode, "setup", "--yes")
         own = {"OPENCODE_PORT": str(opencode.port), "COLORTERM": "truecolor"}
-        env = environment(opencode) | own
+        env = {**environment(opencode), **own}
         with Daemon(env) as hub:
             opencode.password = json.loads((hub.directory / "server.json").read_text())["password"]
             asking, answering = (opencode.create_session(project) for project in (web, api))
@@ -59,7 +59,7 @@ def play(binary: Path) -> str:
             asks = {"from": asking["slug"], "to": answering["slug"], "type": "question"}
             model.add(
                 Rule(last_user(TASK), [ToolCall(SEND, **asks, content=QUESTION), Text("Asked.")]),
-                Rule(in_directory(api), [answer_by_tool(ANSWER), Text(ANSWERED)]),
+                Rule(in_directory(api), [answers(ANSWER), Text(ANSWERED)]),
             )
             program = [sys.executable, "-m", "agenthub_cli", "open", "--agent", answering["slug"]]
             with Window(opencode, home, program=program, env=env, size=(COLUMNS, ROWS)) as window:

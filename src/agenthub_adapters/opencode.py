@@ -154,8 +154,9 @@ class OpenCodeRelay:
         model = Model(id=name, providerID=provider)
         if not self._offers(spec.directory, model):
             raise ModelUnknown(
-                f"OpenCode knows no model {spec.model}. `opencode models` lists those it knows; it "
-                "reads its configuration once, so restart its server after a change"
+                f"OpenCode knows no model {spec.model}. Set AGENT_HUB_COORDINATOR_MODEL to one "
+                "that `opencode models` lists, or AGENT_HUB_COORDINATOR to false; if you have just "
+                "added it, restart OpenCode's server, which reads its configuration only once"
             )
         rules = [Rule(permission="*", action="deny"), Rule(permission=spec.tools, action="allow")]
         rows = self._api.sessions_titled(spec.title, spec.directory)
