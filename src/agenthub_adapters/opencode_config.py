@@ -15,7 +15,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -125,6 +125,10 @@ class OpenCodeConfig:
         following = said[found.end() :].split("\n")[1:2]
         reason = following[0].strip("│ ") if following and mark != "✓" else ""
         return Connection(connected=mark == "✓", text=f"{state.strip()} {reason}".strip())
+
+    def models(self) -> Collection[str]:
+        """The models that OpenCode knows, each with its provider's name and a slash before it."""
+        return self._run("models").split()
 
     def file(self) -> Path:
         """The user's file to edit: the one that speaks of the hub, else the one there is."""

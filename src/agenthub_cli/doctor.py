@@ -99,6 +99,24 @@ def _opencode() -> Iterator[Finding]:
     )
 
 
+def _coordinator(settings: Settings) -> Iterator[Finding]:
+    model = settings.coordinator_model
+    known = settings.coordinator and model in OpenCodeConfig(Path.cwd()).models()
+    if not settings.coordinator:
+        text = "none is wanted: agents are not introduced to one another"
+    elif known:
+        text = f"introduces agents to one another, with {model}"
+    else:
+        text = f"OpenCode knows no model {model}, so nobody introduces the agents to one another"
+    yield Finding(
+        name="coordinator",
+        well=known or not settings.coordinator,
+        text=text,
+        mend="set AGENT_HUB_COORDINATOR_MODEL to one that `opencode models` lists, or "
+        "AGENT_HUB_COORDINATOR to false",
+    )
+
+
 def _server(settings: Settings) -> Iterator[Finding]:
     found = OpenCodeServer(
         settings.opencode_port, root=settings.directory, password=settings.opencode_password or None
@@ -216,7 +234,7 @@ def _tracks(settings: Settings | InvalidSettings) -> tuple[dict[str, Check], ...
             "daemon": partial(_daemon, settings),
             "malformed": partial(_malformed, settings),
         },
-        {"opencode": _opencode},
+        {"opencode": _opencode, "coordinator": partial(_coordinator, settings)},
     )
 
 

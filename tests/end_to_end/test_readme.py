@@ -100,6 +100,7 @@ class Reader:
             "PATH": f"{opencode.binary.parent}{os.pathsep}{opencode.env['PATH']}",
             "OPENCODE_PORT": str(opencode.port),
             "AGENT_HUB_SESSION_POLL": "1",
+            "AGENT_HUB_COORDINATOR": "false",  # a scripted model does not know how to be one
         }
 
     def follow(self, block: str) -> str:

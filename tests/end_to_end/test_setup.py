@@ -93,6 +93,7 @@ class User:
             "OPENCODE_DISABLE_AUTOUPDATE": "1",
             "OPENCODE_MODELS_PATH": str(home / "models.json"),
             "OPENCODE_PORT": str(self.port),
+            "AGENT_HUB_COORDINATOR": "false",  # there is no model, and a second goes into that
         }
 
     def has(self, name: str, text: str) -> Path:
@@ -663,6 +664,27 @@ def test_where_all_is_well_the_doctor_says_so_to_people_and_to_scripts(at_work: 
     findings = json.loads(as_json.stdout)
     assert [finding["name"] for finding in findings] == list(report(told.stdout))
     assert all(finding["well"] and not finding["mend"] for finding in findings)
+
+
+def test_the_doctor_tells_whether_opencode_knows_the_coordinators_model(user: User) -> None:
+    provider = {
+        "npm": "@ai-sdk/openai-compatible",
+        "options": {"baseURL": "http://127.0.0.1:9", "apiKey": "none"},
+        "models": {"echo": {}},
+    }
+    user.has("opencode.json", json.dumps(PREPARED | {"provider": {"fake": provider}}))
+    wanted = {"AGENT_HUB_COORDINATOR": "true", "AGENT_HUB_COORDINATOR_MODEL": "fake/echo"}
+
+    known = user.types("doctor", **wanted).stdout
+    unknown = user.types("doctor", **wanted | {"AGENT_HUB_COORDINATOR_MODEL": "fake/other"}).stdout
+
+    assert report(known)["coordinator"] == (
+        "✓",
+        "introduces agents to one another, with fake/echo",
+    )
+    mark, text = report(unknown)["coordinator"]
+    assert (mark, "no model fake/other" in text) == ("✗", True)
+    assert "→ set AGENT_HUB_COORDINATOR_MODEL to one that `opencode models` lists" in text
 
 
 def test_the_doctor_tells_that_another_program_holds_the_port(user: User) -> None:
