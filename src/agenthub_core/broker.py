@@ -3,9 +3,10 @@
 `handle(event, now)` returns actions and performs nothing; their outcomes are further events. So the
 broker can be driven by `agenthub_core.hub`, by an event loop, or by a test, and needs no lock:
 whoever drives it calls from one thread. Everything that changes the hub's state lives here and in
-the seven books that it keeps: `lifecycle` (what became of a message), `channels` (who goes next),
-`roster` (who is here), `senders` (who wrote how often), `turns` (who owes an answer),
-`orientations` (who is yet to be told its name) and `coordinator` (who introduces them).
+the eight books that it keeps: `lifecycle` (what became of a message), `channels` (who goes next),
+`sessions` (which there are, if the relay answers) and `roster` (whose they are), `senders` (who
+wrote how often), `turns` (who owes an answer), `orientations` (who is yet to be told its name) and
+`coordinator` (who introduces them).
 """
 
 from __future__ import annotations
@@ -39,12 +40,10 @@ from agenthub_core.protocol import (
     AgentFound,
     CheckTurn,
     Event,
-    FindAgent,
     Inject,
     Injected,
     InjectFailed,
     ListingFailed,
-    ListSessions,
     MalformedArrived,
     MessageArrived,
     MessageWithdrawn,
@@ -54,7 +53,6 @@ from agenthub_core.protocol import (
     Quarantine,
     Quarantined,
     ResumeTurn,
-    SaveAgent,
     SessionOpened,
     SessionsChanged,
     SessionsListed,
@@ -71,6 +69,7 @@ from agenthub_core.protocol import (
 from agenthub_core.roster import Roster
 from agenthub_core.routing import recipients
 from agenthub_core.senders import TRANSIT, Senders
+from agenthub_core.sessions import Sessions
 from agenthub_core.turns import Next, Turns
 
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
@@ -106,7 +105,6 @@ class Broker:
         spool: str = "~/.agent-hub/messages",
     ) -> None:
         self._policy = policy or Policy()
-        self._began = began
         self._spool = spool
         self._roster = Roster(agents)
         self._senders = Senders(self._policy.rate_limit, written)
@@ -117,14 +115,6 @@ class Broker:
         self._agenda: Agenda[tuple[_Due, str]] = Agenda()
         self._arrivals = 0
         self._under_way = 0
-        self._told_of_old = False
-        self._relay_up = False
-        self._relay_trouble: type[RelayError] | None = None
-        self._relay_lost: datetime | None = None
-        self._asked: datetime | None = None
-        self._listed: datetime | None = None
-        self._changed = False
-        self._latest: dict[str, Session] = {}
         self._malformed: set[str] = set()
         self._store_failing: set[type[StoreError]] = set()
         self._actions: list[Action] = []
@@ -135,7 +125,7 @@ class Broker:
             channels=self._channels,
             appoint=lambda session_id, when: self._agenda.set((_Due.ORIENTATION, session_id), when),
             act=self._act,
-            gone=self._disconnect,
+            gone=self._gone,
         )
         self._coordinator = Coordinator(
             self._policy,
@@ -144,15 +134,26 @@ class Broker:
             appoint=lambda when: self._agenda.set((_Due.COORDINATOR, ""), when),
             act=self._act,
         )
+        self._sessions = Sessions(
+            self._policy,
+            began=began,
+            roster=self._roster,
+            channels=self._channels,
+            orientations=self._orientations,
+            coordinator=self._coordinator,
+            appoint=lambda when: self._agenda.set((_Due.LISTING, ""), when),
+            act=self._act,
+            came_up=self._came_up,
+        )
         self._handlers: dict[type, Callable[[Any, datetime], None]] = {
             MessageArrived: self._message_arrived,
             MalformedArrived: self._malformed_arrived,
             UnreadableFound: self._unreadable_found,
             MessageWithdrawn: self._message_withdrawn,
             SessionsListed: self._sessions_listed,
-            ListingFailed: self._listing_failed,
-            SessionsChanged: self._sessions_changed,
-            AgentFound: self._agent_found,
+            ListingFailed: self._sessions.failed,
+            SessionsChanged: self._sessions.changed,
+            AgentFound: self._sessions.found,
             Injected: self._injected,
             InjectFailed: self._inject_failed,
             Oriented: self._orientations.oriented,
@@ -245,7 +246,7 @@ class Broker:
         # before the first listing nobody knows yet who is here
         names = (
             recipients(message, self._roster, now=now, active=self._policy.agent_stale)
-            if self._relay_up or not message.is_broadcast
+            if self._sessions.relay_up or not message.is_broadcast
             else ()
         )
         if not names:
@@ -256,10 +257,9 @@ class Broker:
             pending.courses[recipient] = Course(recipient)
             self._channels.put(recipient, pending.place)
             if self._channels[recipient].session_id is None:
-                self._look_for_sessions(now)
+                self._sessions.miss(recipient, now)
             if self._roster.get(recipient) is None:
                 self._actions.append(notices.recipient_unknown(message, recipient))
-                self._find(recipient)
 
     def _message_withdrawn(self, event: MessageWithdrawn, now: datetime) -> None:
         pending = self._pending.get(event.key)
@@ -295,7 +295,7 @@ class Broker:
             return f"no session of {recipient} appeared"
         if self._channels[recipient].session_id is None:
             return f"the agent {recipient} has no session"
-        if not self._relay_up:
+        if not self._sessions.relay_up:
             return "the relay did not answer"
         return "other messages went before it"
 
@@ -367,7 +367,7 @@ class Broker:
     # ------------------------------------------------------------------------------- delivery
 
     def _dispatch(self, now: datetime) -> None:
-        while self._relay_up and self._under_way < self._policy.workers:
+        while self._sessions.relay_up and self._under_way < self._policy.workers:
             taken = self._channels.take(now)
             if taken is None:
                 return
@@ -433,7 +433,7 @@ class Broker:
             self._hold(channel, now + self._policy.busy_wait)
             self._tell_trouble(channel, error)
         elif isinstance(error, SessionUnknown):
-            self._disconnect(channel.recipient)
+            self._sessions.disconnect(channel.recipient)
         else:
             self._back_off(channel, error, now)
         if pending.deadline <= now:
@@ -463,130 +463,22 @@ class Broker:
 
     # ------------------------------------------------------------------------------- sessions
 
-    def _list(self, now: datetime) -> None:
-        if self._asked is not None:
-            return  # its answer is under way
-        self._asked = now
-        active = self._policy.agent_stale
-        if self._listed is not None:
-            active = min(active, now - self._listed + self._policy.listing_overlap)
-        self._actions.append(ListSessions(active=active))
-
     def _sessions_listed(self, event: SessionsListed, now: datetime) -> None:
-        came_up, self._relay_up = not self._relay_up, True
-        self._listed, self._asked = self._asked, None
-        sessions = self._coordinator.sift(event.sessions)
-        seen = [session for session in sessions if self._may_see(session)]
-        for session in seen:
-            self._see(session, now)
-            self._orientations.seen(session, now)
-        old = len(sessions) - len(seen)
-        if old and not self._told_of_old:
-            self._told_of_old = True
-            self._actions.append(notices.sessions_left_alone(old))
-        if came_up:
-            self._relay_recovered(now)
-            self._coordinator.want()
-            for session in event.sessions:
-                self._watch(session.id, now)
-        self._connect_by_directory(sessions)
+        self._sessions.listed(event, now)
         for key in tuple(self._unrouted):
             self._route(self._pending[key], now)
-        for recipient in tuple(self._channels.without_session()):
-            self._find(recipient)
-        again = self._gap if self._changed else self._policy.session_poll
-        self._changed = False
-        self._agenda.set((_Due.LISTING, ""), now + again)
 
-    def _sessions_changed(self, event: SessionsChanged, now: datetime) -> None:
-        if self._asked is not None:
-            self._changed = True  # the listing that is under way may have missed it
-        elif self._listed is not None and self._relay_up:
-            self._agenda.set((_Due.LISTING, ""), max(now, self._listed + self._gap))
+    def _gone(self, name: str) -> None:
+        self._sessions.disconnect(name)
 
-    def _look_for_sessions(self, now: datetime) -> None:
-        """Somebody is missing: they may have come since the last listing, if that is old."""
-        listed = self._listed
-        if listed is not None and self._relay_up and now - listed >= self._policy.session_cache:
-            self._agenda.set((_Due.LISTING, ""), now)
-
-    @property
-    def _gap(self) -> timedelta:
-        return min(self._policy.listing_gap, self._policy.session_poll)
-
-    def _connect_by_directory(self, sessions: Iterable[Session]) -> None:
-        """An agent without a session of its own is reached through the latest in its directory."""
-        for session in sessions:
-            known = self._latest.get(session.directory)
-            if known is None or known.updated <= session.updated:
-                self._latest[session.directory] = session
-        for agent in self._roster.without_session():
-            latest = self._latest.get(agent.directory.rstrip("/"))
-            if latest is not None:
-                self._channels.connect(agent.id, latest.id)
-
-    def _find(self, recipient: str) -> None:
-        """It may have registered itself by now."""
-        if self._roster.get(recipient) is None:
-            self._actions.append(FindAgent(name=recipient))
-
-    def _agent_found(self, event: AgentFound, now: datetime) -> None:
-        if self._roster.found(event.agent):
-            self._connect_by_directory(())
-
-    def _relay_recovered(self, now: datetime) -> None:
-        away = None if self._relay_lost is None else now - self._relay_lost
-        self._relay_trouble = self._relay_lost = None
+    def _came_up(self, sessions: Iterable[Session], away: timedelta | None, now: datetime) -> None:
+        """The relay answers: nobody is held back any more, and what was cut off is looked at."""
         for channel in self._channels.release():
             self._agenda.cancel((_Due.CHANNEL, channel.recipient))
         self._actions.append(notices.relay_up(len(self._pending), away))
-
-    def _listing_failed(self, event: ListingFailed, now: datetime) -> None:
-        self._relay_up = False
-        self._asked = None
-        self._relay_lost = self._relay_lost or now
-        self._agenda.set((_Due.LISTING, ""), now + self._policy.relay_probe)
-        if self._relay_trouble is type(event.error):
-            self._actions.append(notices.relay_still_down(event.error))
-            return
-        self._relay_trouble = type(event.error)
-        self._actions.append(notices.relay_down(event.error))
-
-    def _may_see(self, session: Session) -> bool:
-        """Who was at work before there was a hub has not asked for one."""
-        return session.created >= self._began or self._roster.knows(session.id)
-
-    def _see(self, session: Session, now: datetime) -> None:
-        agent = self._roster.of_session(session.id)
-        if agent is None:
-            is_new = not self._roster.knows(session.id)
-            agent = self._roster.register(session)
-            self._channels.connect(agent.id, agent.session_id)
-            self._actions.append(notices.agent_registered(agent, session.id))
-            if is_new:
-                self._coordinator.registered(agent, now)
-        elif not self._roster.seen(agent, session.updated):
-            return
-        elif (channel := self._channels[agent.id]).trouble is not None:
-            channel.held_until = None  # something changed there: worth another try at once
-        self._save(agent.id)
-
-    def _save(self, name: str) -> None:
-        agent = self._roster.to_save(name)
-        if agent is not None:
-            self._actions.append(SaveAgent(agent=agent))
-
-    def _disconnect(self, name: str) -> None:
-        gone = self._channels[name].session_id
-        self._latest = {
-            directory: session for directory, session in self._latest.items() if session.id != gone
-        }
-        self._channels.connect(name, None)
-        self._roster.disconnect(name)
-        self._save(name)
-        self._actions.append(notices.session_gone(name))
-        if name == COORDINATOR:
-            self._coordinator.gone()
+        self._coordinator.want()
+        for session in sessions:
+            self._watch(session.id, now)
 
     # ---------------------------------------------------------------------------------- turns
 
@@ -632,11 +524,11 @@ class Broker:
         while (due := self._agenda.pop_due(now)) is not None:
             match due:
                 case (_Due.LISTING, _):
-                    self._list(now)
+                    self._sessions.list(now)
                 case (_Due.EXPIRY, key):
                     self._expire(self._pending[key], now)
                 case (_Due.ORIENTATION, session_id):
-                    self._orientations.due(session_id, now, relay_up=self._relay_up)
+                    self._orientations.due(session_id, now, relay_up=self._sessions.relay_up)
                 case (_Due.COORDINATOR, _):
                     self._coordinator.want()
                 case (_Due.TURN, session_id):

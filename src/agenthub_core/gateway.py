@@ -20,6 +20,7 @@ from attrs import evolve, frozen
 from agenthub_core.errors import RequestRefused
 from agenthub_core.model import (
     CONTENT_LENGTH,
+    COORDINATOR,
     EVERYONE,
     HUB,
     HUMAN,
@@ -450,9 +451,11 @@ class Gateway:
         return limit.left(written, now)
 
     def _presence(self, agent: Agent, now: datetime) -> Presence:
-        if agent.session_id is None or now - agent.last_seen > self._policy.agent_stale:
+        if agent.session_id is None:
             return Presence.AWAY
-        return Presence.HERE
+        stale = now - agent.last_seen > self._policy.agent_stale
+        # the coordinator's session is kept for as long as there is a hub
+        return Presence.AWAY if stale and agent.id != COORDINATOR else Presence.HERE
 
     def _prospect(self, message: Message, known: Mapping[str, Agent]) -> Sent:
         now = self._clock.now()

@@ -17,7 +17,7 @@ import pytest
 from testkit.daemon import Daemon
 from testkit.opencode import OpenCode, free_port
 from testkit.program import watched
-from testkit.scripted_model import ScriptedModel
+from testkit.scripted_model import ScriptedModel, in_session
 from testkit.waiting import eventually
 
 STOPS_WITHIN = 5  # seconds, as promised
@@ -208,3 +208,25 @@ def test_its_log_can_be_followed_by_a_person(hub_env: dict[str, str], tmp_path: 
     lines = log.read_text().splitlines()
     assert all(line[2] == ":" and line[9:13] == "INFO" for line in lines), lines
     assert hub_env["AGENT_HUB_DIR"] in lines[-1]
+
+
+def test_an_agent_of_the_old_kind_is_reached_through_the_session_in_its_directory(
+    hub_env: dict[str, str],
+    opencode: OpenCode,
+    scripted_model: ScriptedModel,
+    project: Callable[[str], Path],
+) -> None:
+    session = opencode.create_session(project("api"))
+    with Daemon(hub_env) as hub:
+        hub.wait_for("agent.registered", session=session["id"])
+        # as agent-hub-mcp writes it: of sessions it knows nothing
+        old = {"id": "reviewer", "projectPath": session["directory"], "role": "reviews"}
+        (hub.directory / "agents" / "reviewer.json").write_text(json.dumps(old))
+
+        hub.send("m", sender="writer", to="reviewer", content="Have a look.")
+
+        request = scripted_model.wait_for(in_session(session["id"]))
+        assert 'wrote to you, "reviewer"' in request.last_user
+        (delivery,) = hub.outcome("m")["agenthub"]["deliveries"]
+        assert (delivery["recipient"], delivery["session"]) == ("reviewer", session["id"])
+        opencode.wait_for_idle(session["id"])

@@ -8,13 +8,16 @@ from pathlib import Path
 import pytest
 
 from testkit.daemon import Daemon
-from testkit.opencode import OpenCode
+from testkit.opencode import OpenCode, said
 from testkit.scripted_model import Held, Rule, ScriptedModel, Text, in_session
 from testkit.waiting import eventually
 from testkit.window import Window
 
-AT_ONCE = 1.0
-"""Seconds until a session of the hub's own server is told; half of them it is left to its user."""
+AT_ONCE = 1000
+"""Milliseconds until a session of the hub's own server is told; half of them are its user's."""
+
+TRIES = 3
+"""The best of them counts: a loaded machine may be late, a hub that only polls always is."""
 
 SOON = 6.0
 """Seconds until a standalone window's session is told, at the latest: at the next poll."""
@@ -81,13 +84,31 @@ def test_a_session_that_is_created_in_the_server_is_told_within_a_second(
     opencode.create_session(directory)  # OpenCode takes its time with each new project
     with Daemon(hub_env) as hub:
         hub.wait_for("relay.up")
+        took = []
+        for _ in range(TRIES):
+            session = opencode.create_session(directory, agent="plan", model=model)
+            hub.wait_for("agent.oriented", agent=session["slug"])
+            (told,) = opencode.messages(session["id"])
+            assert f'"{session["slug"]}"' in said(told)
+            took.append(told["info"]["time"]["created"] - session["time"]["created"])
+            assert opencode.session(session["id"])["agent"] == "plan"
 
-        session = opencode.create_session(directory, agent="plan", model=model)
-        told = eventually(lambda: said_by_user(opencode, session["id"]), timeout=AT_ONCE)
-
-        assert f'"{session["slug"]}"' in told[0]
-        assert opencode.session(session["id"])["agent"] == "plan"
+        assert min(took) < AT_ONCE, took
         assert scripted_model.requests == []
+
+
+def test_who_wants_it_answered_has_it_answered(
+    quick_env: dict[str, str],
+    opencode: OpenCode,
+    scripted_model: ScriptedModel,
+    project: Callable[[str], Path],
+) -> None:
+    session = opencode.create_session(project("api"))
+    with Daemon(quick_env | {"AGENT_HUB_ORIENTATION_WAKE": "true"}) as hub:
+        hub.wait_for("agent.oriented", agent=session["slug"])
+        request = scripted_model.wait_for(in_session(session["id"]))
+        assert f'"{session["slug"]}"' in request.last_user
+        opencode.wait_for_idle(session["id"])
 
 
 def test_a_subagents_session_stays_untouched(

@@ -323,6 +323,15 @@ def test_a_broadcast_reaches_all_that_are_here_but_its_sender(
     assert (sent.presence, sent.reached, sent.nearest) == (Presence.HERE, ("bob", "carol"), ())
 
 
+def test_the_coordinator_is_here_however_long_it_was_silent(
+    store: MemoryStore, clock: ManualClock
+) -> None:
+    store.save_agent(agent("coordinator", last_seen=NOON - HOUR - MOMENT))
+    store.save_agent(agent("alice"))
+    gateway = opened(store, clock)
+    assert ask(gateway, recipient="coordinator").presence is Presence.HERE
+
+
 def test_a_broadcast_when_nobody_is_here_reaches_nobody(
     gateway: Gateway, clock: ManualClock
 ) -> None:
