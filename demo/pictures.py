@@ -16,7 +16,7 @@ from pathlib import Path
 from demo.stage import SEND, answers, environment, run_agenthub
 from testkit.daemon import Daemon
 from testkit.opencode import OpenCode, find_opencode, free_port, make_project
-from testkit.picture import picture
+from testkit.picture import picture, words
 from testkit.scripted_model import Rule, ScriptedModel, Text, ToolCall, in_directory, last_user
 from testkit.waiting import eventually
 from testkit.window import Window
@@ -65,16 +65,16 @@ def play(binary: Path) -> str:
             with Window(opencode, home, program=program, env=env, size=(COLUMNS, ROWS)) as window:
                 window.wait_for_text("ctrl+p commands")
                 opencode.prompt(asking["id"], TASK)
-                eventually(window.screen, when=_is_complete)
-                screen = window.screen(coloured=True)
+                screen = eventually(lambda: window.screen(coloured=True), when=_is_complete)
             hub.stop()
     return picture(_at_home(screen, home), title="agenthub open", columns=COLUMNS)
 
 
 def _is_complete(screen: str) -> bool:
     """The message from its first line on, and the end of the turn that it made."""
-    turn_is_over = "▣" in screen and "interrupt" not in screen
-    return "agent-hub: agent" in screen and ANSWERED in screen and turn_is_over
+    seen = words(picture(screen, title="", columns=COLUMNS))
+    told = all(text in seen for text in ("agent-hub: agent", QUESTION, ANSWER, ANSWERED))
+    return told and "▣" in seen and "interrupt" not in seen
 
 
 def _at_home(screen: str, home: Path) -> str:

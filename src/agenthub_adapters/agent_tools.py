@@ -100,6 +100,8 @@ class AgentTools:
     def __init__(self, gateway: Gateway, *, clock: Clock) -> None:
         self._gateway = gateway
         self._clock = clock
+        self.program = ""
+        """The one that calls, as it says of itself."""
 
     def call(self, name: str, arguments: Arguments) -> Answer:
         """What a tool answers, as a JSON object.
@@ -124,6 +126,7 @@ class AgentTools:
             role=given["role"],
             capabilities=given.get("capabilities", ()),
             collaborates_with=given.get("collaboratesWith", ()),
+            program=self.program,
         )
         return {
             "success": True,

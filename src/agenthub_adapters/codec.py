@@ -316,7 +316,8 @@ def encode_registration(agent: Agent, known: Mapping[str, Any]) -> bytes:
         "projectPath": agent.directory,
         "lastSeen": to_milliseconds(agent.last_seen),
     }
-    return _dump(dict(known) | own | _said_of_itself(agent))
+    rest = {key: value for key, value in known.items() if key != "program"}
+    return _dump(rest | own | _said_of_itself(agent))
 
 
 def _said_of_itself(agent: Agent) -> dict[str, Any]:
@@ -325,7 +326,7 @@ def _said_of_itself(agent: Agent) -> dict[str, Any]:
         "capabilities": list(agent.capabilities),
         "status": "active",
         "collaboratesWith": list(agent.collaborates_with),
-    }
+    } | ({"program": agent.program} if agent.program else {})
 
 
 def decode_words(value: object) -> tuple[str, ...]:

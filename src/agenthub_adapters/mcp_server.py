@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 import anyio
+from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel import Server
 from mcp.server.stdio import stdio_server
 from mcp_types import (
@@ -73,7 +74,12 @@ class McpServer:
             ]
         )
 
-    async def _called(self, _: object, request: CallToolRequestParams) -> CallToolResult:
+    async def _called(
+        self, context: ServerRequestContext[Any], request: CallToolRequestParams
+    ) -> CallToolResult:
+        client = context.session.client_params
+        if client is not None:
+            self._tools.program = client.client_info.name
         try:
             answer = self._tools.call(request.name, request.arguments or {})
         except AgentHubError as error:

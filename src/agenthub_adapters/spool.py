@@ -360,6 +360,7 @@ class FileSpool:
             role=str(known.get("role") or ""),
             capabilities=codec.decode_words(known.get("capabilities")),
             collaborates_with=codec.decode_words(known.get("collaboratesWith")),
+            program=str(known.get("program") or ""),
         )
 
 

@@ -164,8 +164,9 @@ class Gateway:
         role: str,
         capabilities: Iterable[str] = (),
         collaborates_with: Iterable[str] = (),
+        program: str = "",
     ) -> Agent:
-        """Keep who an agent is.
+        """Keep who an agent is, and the program that it works in, if that is known.
 
         One without a name is the agent whose session is at work in the directory, or is named
         after it. Raises `RequestRefused` where those are several, and for the hub's own names.
@@ -181,6 +182,7 @@ class Gateway:
             role=role,
             capabilities=tuple(capabilities),
             collaborates_with=tuple(collaborates_with),
+            program=program,
         )
         self._store.register_agent(agent)
         return agent

@@ -238,6 +238,14 @@ class Agent:
     """What it says that it does, as all that follows."""
     capabilities: tuple[str, ...] = ()
     collaborates_with: tuple[str, ...] = ()
+    program: str = ""
+    """What it works in, as that says of itself; empty where nobody has told."""
+
+    @property
+    def may_be_woken(self) -> bool:
+        """Whether its directory may lead to a session of its own: it works in OpenCode, as far as
+        is known. Who works in another program reads its mail by itself."""
+        return self.program in ("", "opencode")
 
 
 @frozen(kw_only=True)

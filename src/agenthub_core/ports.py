@@ -162,7 +162,7 @@ class MessageStore(Protocol):
         ...
 
     def register_agent(self, agent: Agent) -> None:
-        """Keep what an agent says of itself: directory, role, capabilities and collaborators.
+        """Keep what an agent says of itself: directory, role, capabilities, collaborators, program.
 
         And when it was seen. A session that it has stays its own, with its directory; what others
         added is kept.

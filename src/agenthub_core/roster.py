@@ -82,7 +82,7 @@ class Roster:
         return (
             agent
             for agent in self._agents.values()
-            if agent.session_id is None and agent.role and agent.directory
+            if agent.session_id is None and agent.role and agent.directory and agent.may_be_woken
         )
 
     def disconnect(self, name: str) -> Agent:

@@ -220,6 +220,7 @@ class MemoryStore:
                 role=known.role,
                 capabilities=known.capabilities,
                 collaborates_with=known.collaborates_with,
+                program=known.program,
             )
 
     def register_agent(self, agent: Agent) -> None:

@@ -345,6 +345,7 @@ def test_an_agents_file_is_that_of_the_reference(tools: Tools, root: Path) -> No
         "capabilities": ["sql"],
         "status": "active",
         "collaboratesWith": ["bob"],
+        "program": "mcp",  # this client's name of itself
     }
 
 

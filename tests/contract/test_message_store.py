@@ -46,6 +46,7 @@ SAID: dict[str, Any] = {
     "role": "Writes the API",
     "capabilities": ("python", "SQL"),
     "collaborates_with": ("carol",),
+    "program": "claude-code",
 }
 """What an agent says of itself."""
 

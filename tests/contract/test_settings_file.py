@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 
 from agenthub_cli.settings import Settings, read_settings
 from agenthub_core import InvalidSettings
@@ -51,7 +52,9 @@ def test_all_of_the_references_example_is_understood(config: Path) -> None:
         "metrics_interval": 30,
     }
     config.write_text(json.dumps(example))
-    assert read_settings(environment={}) == Settings()
+    settings = read_settings(environment={})
+    assert settings.coordinator_home == Settings().coordinator_home
+    assert evolve(settings, coordinator_directory=None) == Settings()
 
 
 def test_it_may_be_missing(home: Path) -> None:

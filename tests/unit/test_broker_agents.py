@@ -132,6 +132,13 @@ def test_who_has_registered_itself_is_reached_through_the_latest_session_in_its_
     assert 'you, "polly"' in inject.prompt.text
 
 
+def test_who_works_in_another_program_is_not_reached_through_somebody_elses_session() -> None:
+    story = Story("bob", agents=[polly(program="claude-code")])
+    assert injected(story.arrives(message(recipient="polly"))) == []
+    story = Story("bob", agents=[polly(program="opencode")])
+    assert injected(story.arrives(message(recipient="polly"))) == [("m1", "polly")]
+
+
 def test_it_follows_the_session_that_is_used() -> None:
     story = Story(agents=[polly(directory="/projects/bob/")], listed=True)
     story.lists(session("ann", directory="/projects/bob"), session("bob"))
