@@ -2,8 +2,8 @@
 
 A server that somebody else started is used and left running. One that the hub starts asks for a
 password that only this user can read (`server.json`), writes its output to `opencode.log`, and ends
-with the hub; if the hub is killed, the next one finds it by `server.json` and takes it over. When
-to bring back one that has died is `supervisor`'s business.
+with the hub; if the hub is killed, at whatever instant, the next one finds it by `server.json` and
+takes it over. When to bring back one that has died is `supervisor`'s business.
 
 Speaks no more of OpenCode's API than its health; sessions and prompts are `opencode`'s business.
 """
@@ -26,7 +26,7 @@ from typing import BinaryIO, NoReturn, TypeVar
 
 import httpx
 from attrs import evolve, field, frozen
-from cattrs import BaseValidationError, structure, unstructure
+from cattrs import BaseValidationError, structure
 
 from agenthub_core import ServerError
 
@@ -41,6 +41,11 @@ _END_SECONDS = 1.5  # for a server to end when asked to (0.13 s): the hub itself
 T = TypeVar("T")
 
 _HOST = "127.0.0.1"
+
+_BEGIN = 'echo "$$}" >> "$1.new" && mv "$1.new" "$1" && shift && exec "$@"'
+"""What the server's process does before it becomes OpenCode, with the record's name before the
+command: it completes the record with its own number. So none ever runs that no record tells of,
+whenever the hub is killed."""
 
 _log = logging.getLogger(__name__)
 
@@ -235,11 +240,13 @@ class OpenCodeServer:
         starting = {"topic": "opencode.starting"}
         _log.info("starting OpenCode on port %d", self._port, extra=starting)
         password = password or self._password or secrets.token_urlsafe(24)
+        self._prepare_record(password)
+        command = ["/bin/sh", "-c", _BEGIN, "sh", str(self._record), binary, *self._arguments]
         with _private(self._log, append=True) as log:
             said_before = os.fstat(log.fileno()).st_size
             try:
                 self._process = subprocess.Popen(  # noqa: S603  # found on the user's own PATH
-                    [binary, *self._arguments],
+                    command,
                     cwd=self._cwd,
                     env=os.environ | {"OPENCODE_SERVER_PASSWORD": password},
                     stdin=subprocess.DEVNULL,
@@ -251,20 +258,22 @@ class OpenCodeServer:
                 raise ServerError(f"{binary} cannot be started: {error.strerror}") from error
         self._server = Server(url=self._url, password=password, pid=self._process.pid)
         try:
-            self._write_record(self._server)
             self._await_health(self._process, password, given_up, said_before)
         except BaseException:  # whatever it was, nobody will stop it later
             self.stop()
             raise
         return self._server
 
-    def _write_record(self, server: Server) -> None:
-        """Whole at once: others look there whom to ask, and with which password."""
-        new = self._record.with_name(f"{self._record.name}.new")
-        with _private(new) as record:
-            record.write(json.dumps(unstructure(server)).encode())
+    def _prepare_record(self, password: str) -> None:
+        """Write what is known before there is a process, beside the record.
+
+        Others look there whom to ask, and with which password: so it appears whole at once.
+        """
+        with _private(self._record.with_name(f"{self._record.name}.new")) as record:
+            told = {"url": self._url, "password": password}
+            record.write(f'{json.dumps(told)[:-1]}, "pid": '.encode())
         try:
-            new.replace(self._record)
+            self._record.unlink(missing_ok=True)  # of one that is no more
         except OSError as error:
             raise ServerError(f"{self._record} cannot be written: {error.strerror}") from error
 

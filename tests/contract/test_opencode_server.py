@@ -335,6 +335,40 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert not (root / "server.json").exists()
 
 
+def test_so_is_one_whose_hub_was_killed_in_the_instant_that_it_had_started_it(
+    program: Path, root: Path, port: int
+) -> None:
+    del program
+    hub = """
+import os, signal, subprocess, sys
+from pathlib import Path
+from agenthub_adapters.opencode_server import OpenCodeServer
+
+class Started(subprocess.Popen):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+subprocess.Popen = Started
+OpenCodeServer(int(sys.argv[1]), root=Path(sys.argv[2])).ensure()
+"""
+    command = [sys.executable, "-c", hub, str(port), str(root)]
+    killed = subprocess.run(command, check=False)  # noqa: S603
+    assert killed.returncode == -signal.SIGKILL
+    (pid,) = eventually(lambda: servers(port))
+    eventually((root / "server.json").exists)  # the next hub takes longer to begin
+
+    following = OpenCodeServer(port, root=root)
+    server = following.ensure()
+
+    assert server.pid == pid
+    assert health(server, server.password) == 200
+    assert mode(root / "server.json") == 0o600
+    following.stop()
+    eventually(lambda: servers(port) == [])
+    assert list(root.iterdir()) == [root / "opencode.log"]
+
+
 # ---------------------------------------------------------------------------------------- starting
 
 
@@ -406,7 +440,7 @@ def test_its_files_are_private_from_their_first_byte_on(
 
 def test_one_that_cannot_be_run_is_told_by_its_path(program: Path, root: Path, port: int) -> None:
     program.write_text("#!/no/such/interpreter\n")
-    with pytest.raises(ServerError, match=f"{program} cannot be started"):
+    with pytest.raises(ServerError, match=f"ended at once.*{program}"):
         OpenCodeServer(port, root=root).ensure()
 
 
