@@ -14,10 +14,12 @@ import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Self
+from urllib.parse import urlsplit
 
 import httpx
 
 from testkit.opencode import free_port
+from testkit.waiting import PATIENCE
 
 # Longer than any test runs: what is held back is released by the test, or never answered.
 _LONG = 300.0
@@ -58,7 +60,12 @@ class Door:
 
     def prompts(self, session_id: str) -> int:
         """How many prompts came for a session, passed on or not."""
-        return self._asked[f"/session/{session_id}/prompt_async"]
+        return self._asked[f"POST /session/{session_id}/prompt_async"]
+
+    @property
+    def asked(self) -> Counter[str]:
+        """How often each thing was asked for so far, such as `GET /session/status`."""
+        return self._asked.copy()
 
     def __enter__(self) -> Self:
         self._open()
@@ -109,7 +116,7 @@ class Door:
     def _handle(self, request: BaseHTTPRequestHandler) -> None:
         body = request.rfile.read(int(request.headers.get("content-length") or 0))
         is_prompt = request.path.endswith("/prompt_async")
-        self._asked[request.path] += 1
+        self._asked[f"{request.command} {urlsplit(request.path).path}"] += 1
         match self._behaviour:
             case Behaviour.ERRORS | Behaviour.CLOSED:
                 self._answer(request, 500, b'{"data": {"message": "out of order"}}')
@@ -125,18 +132,38 @@ class Door:
         headers = {
             name: value for name, value in request.headers.items() if name.lower() not in _SKIPPED
         }
-        with contextlib.suppress(httpx.HTTPError):
-            answer = httpx.request(
+        with (
+            contextlib.suppress(httpx.HTTPError),
+            httpx.stream(
                 request.command,
                 self._target + request.path,
                 content=body,
                 headers=headers,
+                timeout=PATIENCE,
                 trust_env=False,
-            )
+                verify=False,  # noqa: S501  # no TLS here; the authorities take 20 ms
+            ) as answer,
+        ):
             kind = answer.headers.get("content-type", "")
-            self._answer(request, answer.status_code, answer.content, kind)
-            return
+            if kind.startswith("text/event-stream"):
+                self._pass_on_events(request, answer)
+            else:
+                self._answer(request, answer.status_code, answer.read(), kind)
+                return
         request.close_connection = True
+
+    def _pass_on_events(self, request: BaseHTTPRequestHandler, answer: httpx.Response) -> None:
+        """One by one, as they come, until the door behaves otherwise."""
+        released = self._released
+        request.send_response(answer.status_code)
+        request.send_header("content-type", answer.headers["content-type"])
+        request.send_header("connection", "close")  # which is their end
+        request.end_headers()
+        for some in answer.iter_bytes():
+            if released.is_set():
+                return
+            request.wfile.write(some)
+            request.wfile.flush()
 
     def _answer(
         self,

@@ -139,15 +139,7 @@ class OpenCodeRelay:
     # ------------------------------------------------------------------------------ the port
 
     def sessions(self, active: timedelta) -> Sequence[Session]:
-        since = self._clock.now() - active
-        sessions = [
-            _session(row)
-            for row in self._api.sessions(since)
-            if row.parent is None and row.time.archived is None
-        ]
-        # an OpenCode that cannot filter lists them all
-        sessions = [session for session in sessions if session.updated >= since]
-        return sorted(sessions, key=lambda session: session.updated, reverse=True)
+        return list(map(_session, self._api.sessions(self._clock.now() - active)))
 
     def provide(self, spec: SessionSpec) -> Session:
         provider, _, name = spec.model.partition("/")

@@ -79,7 +79,6 @@ class SessionRow:
     slug: str = ""
     title: str = ""
     directory: str = ""
-    parent: str | None = field(default=None, alias="parentID")
     agent: str | None = None
     model: Model | None = None
     permission: list[Rule] = field(factory=list)
@@ -170,13 +169,13 @@ class OpenCodeApi:
         self._transport.close()
 
     def sessions(self, since: datetime) -> list[SessionRow]:
-        """The sessions of all projects since then; an older server may tell of one, and of all."""
+        """The sessions of all projects that were active since then, latest first.
+
+        Subagents and archived ones are not among them.
+        """
         start = int(since.timestamp() * 1000)
         parameters = {"roots": "true", "start": start, "limit": _LISTED}
         response = self._request("GET", "/experimental/session", parameters=parameters)
-        if not response.is_success or not _is_json(response):
-            # an OpenCode from before this listing; it may be a newer one that answers next
-            response = self._request("GET", "/session", parameters=parameters)
         return self._decode(response, list[SessionRow])
 
     def sessions_titled(self, title: str, directory: str) -> list[SessionRow]:

@@ -2,10 +2,11 @@
 
 A server that somebody else started is used and left running. One that the hub starts asks for a
 password that only this user can read (`server.json`), writes its output to `opencode.log`, and ends
-with the hub; if the hub is killed, the next one finds it by `server.json` and takes it over. When
-to bring back one that has died is `supervisor`'s business.
+with the hub; if the hub is killed, at whatever instant, the next one finds it by `server.json` and
+takes it over. When to bring back one that has died is `supervisor`'s business.
 
-Speaks no more of OpenCode's API than its health; sessions and prompts are `opencode`'s business.
+An OpenCode that is too old for the hub is not used. Speaks no more of its API than its health;
+sessions and prompts are `opencode`'s business.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from typing import BinaryIO, NoReturn, TypeVar
 
 import httpx
 from attrs import evolve, field, frozen
-from cattrs import BaseValidationError, structure, unstructure
+from cattrs import BaseValidationError, structure
 
+from agenthub_adapters.opencode_version import UPGRADE, lack
 from agenthub_core import ServerError
 
 _PROBE_SECONDS = 0.3
@@ -41,6 +43,11 @@ _END_SECONDS = 1.5  # for a server to end when asked to (0.13 s): the hub itself
 T = TypeVar("T")
 
 _HOST = "127.0.0.1"
+
+_BEGIN = 'echo "$$}" >> "$1.new" && mv "$1.new" "$1" && shift && exec "$@"'
+"""What the server's process does before it becomes OpenCode, with the record's name before the
+command: it completes the record with its own number. So none ever runs that no record tells of,
+whenever the hub is killed."""
 
 _log = logging.getLogger(__name__)
 
@@ -88,7 +95,8 @@ class OpenCodeServer:
         """The server that answers on the port, started if there is none.
 
         Raises `ServerError` where the port is held by something else, the password is wrong, there
-        is no OpenCode to start, or it does not come up before `given_up` says that nobody waits.
+        is no OpenCode to start, it is too old, or it does not come up before `given_up` says that
+        nobody waits.
         """
         self._server = self._find(given_up) or self._start(given_up)
         return self._server
@@ -115,7 +123,8 @@ class OpenCodeServer:
     def look(self) -> Server | None:
         """Who answers on the port; None where it is free. Starts and changes nothing.
 
-        Raises `ServerError` where the port is held by something else, or the password is wrong.
+        Raises `ServerError` where the port is held by something else, the password is wrong, or
+        OpenCode is too old.
         """
         deadline = time.monotonic() + _LOOK_SECONDS
         while True:
@@ -196,15 +205,25 @@ class OpenCodeServer:
 
     def _check(self, response: httpx.Response) -> None:
         try:
-            _structure(response.content, _Health)
+            health = _structure(response.content, _Health)
         except ValueError as error:
-            raise self._held_by_something_else(f"answers {response.status_code}") from error
+            how, also = f"answers {response.status_code}", ", or an OpenCode from before 1.1"
+            raise self._held_by_something_else(how, also) from error
+        self._check_version(health.version)
 
-    def _held_by_something_else(self, how: str) -> ServerError:
+    def _held_by_something_else(self, how: str, also: str = "") -> ServerError:
         return ServerError(
-            f"port {self._port} is held by a program that {how} and is not OpenCode: end it, or "
-            "set OPENCODE_PORT to a free port"
+            f"port {self._port} is held by a program that {how} and is not OpenCode{also}: end it, "
+            "or set OPENCODE_PORT to a free port"
         )
+
+    def _check_version(self, version: str) -> None:
+        lacking = lack(version)
+        if lacking is not None:
+            raise ServerError(
+                f"OpenCode {version} on port {self._port} cannot {lacking}, as the hub must: "
+                f"update it with `{UPGRADE}`, and end what runs of the old one"
+            )
 
     def _recorded(self) -> Server | None:
         """The server that an earlier hub started; with its process only if that still runs."""
@@ -235,11 +254,13 @@ class OpenCodeServer:
         starting = {"topic": "opencode.starting"}
         _log.info("starting OpenCode on port %d", self._port, extra=starting)
         password = password or self._password or secrets.token_urlsafe(24)
+        self._prepare_record(password)
+        command = ["/bin/sh", "-c", _BEGIN, "sh", str(self._record), binary, *self._arguments]
         with _private(self._log, append=True) as log:
             said_before = os.fstat(log.fileno()).st_size
             try:
                 self._process = subprocess.Popen(  # noqa: S603  # found on the user's own PATH
-                    [binary, *self._arguments],
+                    command,
                     cwd=self._cwd,
                     env=os.environ | {"OPENCODE_SERVER_PASSWORD": password},
                     stdin=subprocess.DEVNULL,
@@ -251,31 +272,35 @@ class OpenCodeServer:
                 raise ServerError(f"{binary} cannot be started: {error.strerror}") from error
         self._server = Server(url=self._url, password=password, pid=self._process.pid)
         try:
-            self._write_record(self._server)
-            self._await_health(self._process, password, given_up, said_before)
+            self._await_health(binary, self._process, password, given_up, said_before)
         except BaseException:  # whatever it was, nobody will stop it later
             self.stop()
             raise
         return self._server
 
-    def _write_record(self, server: Server) -> None:
-        """Whole at once: others look there whom to ask, and with which password."""
-        new = self._record.with_name(f"{self._record.name}.new")
-        with _private(new) as record:
-            record.write(json.dumps(unstructure(server)).encode())
+    def _prepare_record(self, password: str) -> None:
+        """Write what is known before there is a process, beside the record.
+
+        Others look there whom to ask, and with which password: so it appears whole at once.
+        """
+        with _private(self._record.with_name(f"{self._record.name}.new")) as record:
+            told = {"url": self._url, "password": password}
+            record.write(f'{json.dumps(told)[:-1]}, "pid": '.encode())
         try:
-            new.replace(self._record)
+            self._record.unlink(missing_ok=True)  # of one that is no more
         except OSError as error:
             raise ServerError(f"{self._record} cannot be written: {error.strerror}") from error
 
     def _await_health(
         self,
+        binary: str,
         process: subprocess.Popen[bytes],
         password: str,
         given_up: Callable[[], bool],
         said_before: int,
     ) -> None:
         deadline = time.monotonic() + self._start_timeout.total_seconds()
+        answered = False
         while time.monotonic() < deadline:
             if given_up():
                 raise ServerError("OpenCode was starting when the hub was told to stop")
@@ -284,10 +309,14 @@ class OpenCodeServer:
                     f"OpenCode ended at once with status {process.returncode}: "
                     f"{self._last_words(said_before)}"
                 )
-            with contextlib.suppress(httpx.HTTPError):
-                if self._probe(password).is_success:
-                    return
+            with contextlib.suppress(httpx.HTTPError, ValueError):
+                response = self._probe(password)
+                answered = True
+                self._check_version(_structure(response.content, _Health).version)
+                return
             time.sleep(_PAUSE_SECONDS)
+        if answered:  # but tells nothing of its health: one from before 1.1 does so
+            self._check_version(_version(binary))
         seconds = f"{self._start_timeout.total_seconds():g} s"
         raise ServerError(f"OpenCode did not answer within {seconds}; its output is in {self._log}")
 
@@ -343,6 +372,21 @@ def _structure(data: bytes, kind: type[T]) -> T:
         return structure(document, kind)
     except BaseValidationError as error:
         raise ValueError(str(error)) from error
+
+
+def _version(binary: str) -> str:
+    """As the program itself says; empty where it does not."""
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+        return subprocess.run(  # noqa: S603  # found on the user's own PATH
+            [binary, "--version"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            timeout=_LOOK_SECONDS,
+        ).stdout.strip()
+    return ""
 
 
 def _command(pid: int) -> str:

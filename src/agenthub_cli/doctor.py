@@ -17,7 +17,7 @@ from pathlib import Path
 import attrs
 from attrs import frozen
 
-from agenthub_adapters import opencode_config
+from agenthub_adapters import opencode_config, opencode_version
 from agenthub_adapters.clock import SystemClock
 from agenthub_adapters.opencode_config import OpenCodeConfig
 from agenthub_adapters.opencode_server import OpenCodeServer
@@ -27,9 +27,6 @@ from agenthub_cli import display
 from agenthub_cli.compose import gateway
 from agenthub_cli.settings import Settings, read_settings
 from agenthub_core import AgentHubError, InvalidSettings, Misconfigured, ServerError
-
-_MEASURED = (1, 18)
-"""The OpenCode that agenthub is measured on; an older one lacks what the hub asks it for."""
 
 _ROOM = 100 * 1024 * 1024  # bytes: some 100,000 messages
 _SKEW = timedelta(seconds=5)  # what separates a clock that is set from one that is not
@@ -56,14 +53,13 @@ def _python() -> Iterator[Finding]:
 def _opencode() -> Iterator[Finding]:
     opencode = OpenCodeConfig(Path.cwd())
     version = opencode.version()
-    recent = _numbers(version)[: len(_MEASURED)] >= _MEASURED
-    least = ".".join(map(str, _MEASURED))
+    lacking = opencode_version.lack(version)
     yield Finding(
         name="opencode",
-        well=recent,
+        well=lacking is None,
         text=f"{version} at {opencode.binary}"
-        + ("" if recent else f", older than {least}: it does not list sessions of all projects"),
-        mend="opencode upgrade",
+        + ("" if lacking is None else f", which cannot {lacking}, as the hub must"),
+        mend=opencode_version.UPGRADE,
     )
     # one after the other: several OpenCodes that start for the first time get in each other's way
     try:
@@ -284,7 +280,3 @@ def _show(finding: Finding) -> None:
     display.verdict(finding.well, f"{finding.name:<14}{finding.text}")
     if finding.mend:
         display.say(f"  {'':<14}→ {finding.mend}")
-
-
-def _numbers(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".") if part.isdigit())

@@ -41,12 +41,17 @@ AT_ONCE, BOUNDED = 3.0, 5.0  # seconds; generous, for a loaded machine
 MINE, YOURS, LEFT = "mine", "yours", "left"
 """Passwords: of the user, of nobody, and of the server of an earlier hub."""
 
-HEALTHY = b'{"healthy": true, "version": "1.18.33"}'
+NOW = "1.18.33"
+
+HEALTHY = b'{"healthy": true, "version": "%s"}' % NOW.encode()
 
 PROGRAM = f"""#!{sys.executable} -IS
 import base64, os, signal, socketserver, sys, time
 from pathlib import Path
 
+if sys.argv[1:] == ["--version"]:
+    print("{NOW}")
+    sys.exit()
 here = Path(__file__).parent
 secret = b"opencode:" + os.environ["OPENCODE_SERVER_PASSWORD"].encode()
 wanted = b"authorization: basic " + base64.b64encode(secret).lower()
@@ -66,6 +71,14 @@ socketserver.TCPServer.allow_reuse_address = True
 socketserver.TCPServer(("127.0.0.1", int(sys.argv[3])), Answer).serve_forever()
 """
 """All that the hub wants of a server: its health, for those who know the password."""
+
+OLD = {
+    "1.1.11": "list the sessions of all projects",
+    "1.2.6": "list the sessions of all projects",
+    "1.3.2": "tell a session's own agent and model",
+    "1.15.3": "work in a session's own directory",
+}
+"""What the real ones of these versions were seen to lack."""
 
 
 @pytest.fixture
@@ -335,6 +348,40 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert not (root / "server.json").exists()
 
 
+def test_so_is_one_whose_hub_was_killed_in_the_instant_that_it_had_started_it(
+    program: Path, root: Path, port: int
+) -> None:
+    del program
+    hub = """
+import os, signal, subprocess, sys
+from pathlib import Path
+from agenthub_adapters.opencode_server import OpenCodeServer
+
+class Started(subprocess.Popen):
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+subprocess.Popen = Started
+OpenCodeServer(int(sys.argv[1]), root=Path(sys.argv[2])).ensure()
+"""
+    command = [sys.executable, "-c", hub, str(port), str(root)]
+    killed = subprocess.run(command, check=False)  # noqa: S603
+    assert killed.returncode == -signal.SIGKILL
+    (pid,) = eventually(lambda: servers(port))
+    eventually((root / "server.json").exists)  # the next hub takes longer to begin
+
+    following = OpenCodeServer(port, root=root)
+    server = following.ensure()
+
+    assert server.pid == pid
+    assert health(server, server.password) == 200
+    assert mode(root / "server.json") == 0o600
+    following.stop()
+    eventually(lambda: servers(port) == [])
+    assert list(root.iterdir()) == [root / "opencode.log"]
+
+
 # ---------------------------------------------------------------------------------------- starting
 
 
@@ -406,7 +453,7 @@ def test_its_files_are_private_from_their_first_byte_on(
 
 def test_one_that_cannot_be_run_is_told_by_its_path(program: Path, root: Path, port: int) -> None:
     program.write_text("#!/no/such/interpreter\n")
-    with pytest.raises(ServerError, match=f"{program} cannot be started"):
+    with pytest.raises(ServerError, match=f"ended at once.*{program}"):
         OpenCodeServer(port, root=root).ensure()
 
 
@@ -568,6 +615,61 @@ def test_a_server_that_has_much_to_do_is_asked_again(root: Path, port: int) -> N
     with held_by(port, http("200 OK", HEALTHY), silent_for=2):
         server = OpenCodeServer(port, root=root).ensure()
     assert server == Server(url=f"http://127.0.0.1:{port}")
+
+
+# ----------------------------------------------------------------------------- an OpenCode of old
+
+
+@pytest.mark.parametrize(("version", "lack"), OLD.items())
+def test_one_that_is_too_old_is_named_with_what_it_lacks_and_left_running(
+    root: Path, port: int, version: str, lack: str
+) -> None:
+    hub = OpenCodeServer(port, root=root)
+    healthy = HEALTHY.replace(NOW.encode(), version.encode())
+    with held_by(port, http("200 OK", healthy)):
+        for asked in (hub.ensure, hub.look):
+            with pytest.raises(ServerError) as told:
+                asked()
+            for part in (f"OpenCode {version} on port {port}", f"cannot {lack}", "upgrade"):
+                assert part in str(told.value)
+        hub.stop()
+        assert not nobody_answers(port)
+
+
+@pytest.mark.parametrize(
+    "version", ["1.15.13", "1.18.3", NOW, "1.100.0", "2.0.0", "0.0.0-dev-202611241200", "local", ""]
+)
+def test_one_that_lacks_nothing_or_of_which_nothing_is_known_is_used(
+    root: Path, port: int, version: str
+) -> None:
+    healthy = HEALTHY.replace(NOW.encode(), version.encode())
+    with held_by(port, http("200 OK", healthy)):
+        assert OpenCodeServer(port, root=root).ensure() == Server(url=f"http://127.0.0.1:{port}")
+
+
+def test_one_that_is_too_old_to_tell_its_health_may_be_what_holds_the_port(
+    root: Path, port: int
+) -> None:
+    hub = OpenCodeServer(port, root=root)
+    with (
+        held_by(port, http("404 Not Found", b"404 Not Found")),
+        pytest.raises(ServerError, match=r"OpenCode from before 1\.1"),
+    ):
+        hub.ensure()
+
+
+@pytest.mark.parametrize("version", ["1.0.185", "1.2.6"])
+def test_the_users_own_that_is_too_old_is_named_and_nothing_is_left_of_it(
+    program: Path, root: Path, port: int, version: str
+) -> None:
+    told_health = HEALTHY.decode() if version > "1.1" else "404 Not Found"
+    old = PROGRAM.replace(HEALTHY.decode(), told_health).replace(NOW, version)
+    program.write_text(old)
+    hub = OpenCodeServer(port, root=root, start_timeout=timedelta(seconds=2))
+    with pytest.raises(ServerError, match=f"OpenCode {version} .*cannot list the sessions of all"):
+        hub.ensure()
+    assert servers(port) == []
+    assert not (root / "server.json").exists()
 
 
 # ------------------------------------------------------------------- what an earlier hub has left

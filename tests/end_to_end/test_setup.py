@@ -630,6 +630,17 @@ def test_the_doctor_tells_a_newcomer_what_to_do(user: User) -> None:
     assert found["daemon"][1].endswith("→ agenthub daemon")
 
 
+def test_the_doctor_tells_what_an_opencode_of_old_cannot_do(user: User) -> None:
+    program = quick(user).home / "bin" / "opencode"
+    program.write_text(program.read_text().replace("1.18.33", "1.3.2"))
+
+    done = user.types("doctor")
+
+    assert done.returncode == 1
+    assert f"1.3.2 at {program}, which cannot tell a session's own agent and model" in done.stdout
+    assert "→ opencode upgrade" in done.stdout
+
+
 def test_the_doctor_tells_that_the_program_is_not_there(user: User) -> None:
     user.has("opencode.json", prepared(command=["/nowhere/agenthub", "mcp"]))
 
