@@ -62,7 +62,10 @@ class Coordinator:
     def want(self) -> None:
         """See to it that there is one: its session of an earlier run, or a new one."""
         coordination = self._policy.coordination
-        if coordination is None or self._asked:
+        if coordination is None:
+            self._dismiss()
+            return
+        if self._asked:
             return
         self._asked = True
         spec = SessionSpec(
@@ -127,6 +130,12 @@ class Coordinator:
             and (news := self._roster.to_save(agent.id)) is not None
         ):
             self._act(SaveAgent(agent=news))
+
+    def _dismiss(self) -> None:
+        """Of one that an earlier run has left nobody shall think that it is here."""
+        if self._last is not None:
+            self._last = None
+            self._act(SaveAgent(agent=self._roster.disconnect(COORDINATOR)))
 
     def _introduce(self, agent: Agent, now: datetime) -> None:
         self._act(WriteMessage(message=prompts.new_agent(agent, now)))

@@ -82,9 +82,11 @@ def test_it_is_an_agent_that_messages_reach() -> None:
     assert injected(arrived) == [("m1", COORDINATOR)]
 
 
-def test_without_a_policy_there_is_none_and_the_old_one_gets_nothing() -> None:
-    told = Story("bob", agents=[agent(COORDINATOR, session_id="ses_odd-1")])
-    told.lists(own())
+def test_without_a_policy_there_is_none_and_the_old_one_is_dismissed() -> None:
+    told = Story(agents=[agent(COORDINATOR, session_id="ses_odd-1")])
+    (saved,) = of(SaveAgent, told.lists(own()))
+    assert (saved.agent.id, saved.agent.session_id) == (COORDINATOR, None)
+    assert of(SaveAgent, told.lists(own())) == []
     assert (of(OpenSession, told.log), written(told.log)) == ([], [])
     assert injected(told.arrives(message(recipient=COORDINATOR))) == []
 
