@@ -6,6 +6,7 @@ How it introduces agents is played by `make demo`, which `test_demo` watches.
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -138,6 +139,31 @@ def test_it_is_found_again_after_a_restart_and_told_nothing_twice(
         assert len(told) == 2
         assert titled(opencode).count(coordinator) == 1
         assert not any(line["session"] == coordinator for line in hub.said("agent.registered"))
+
+
+def test_its_tokens_and_their_cost_are_counted_as_opencode_has_them(
+    env: dict[str, str], opencode: OpenCode, project: Callable[[str], Path]
+) -> None:
+    opencode.create_session(project("api"))
+    with Daemon(env | {"AGENT_HUB_PRICING_INPUT": "1", "AGENT_HUB_PRICING_OUTPUT": "10"}) as hub:
+        coordinator = session_of(hub)
+        hub.wait_for("message.delivered", to="coordinator")
+        opencode.wait_for_idle(coordinator)
+        later = opencode.create_session(project("web"))
+        hub.wait_for("agent.registered", session=later["id"])  # the sessions were listed anew
+        assert hub.stop() == 0
+
+    told = re.findall(
+        r"^agent_hub_coordinator_(\w+) (\S+)$",
+        (hub.directory / "metrics.prom").read_text(),
+        re.MULTILINE,
+    )
+    figures = {name: float(figure) for name, figure in told}
+    tokens = figures["tokens_input"], figures["tokens_output"]
+    assert min(tokens) > 0
+    assert tokens[0] == 10 * tokens[1], "as in each answer of the scripted model"
+    cost = (tokens[0] * 1 + tokens[1] * 10) / 1_000_000
+    assert figures["estimated_cost_usd"] == pytest.approx(cost)
 
 
 def test_one_that_was_deleted_is_replaced_and_told_of_who_is_here(
