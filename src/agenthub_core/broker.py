@@ -79,6 +79,7 @@ class _Due(enum.Enum):
     LISTING = "listing"
     EXPIRY = "expiry"
     CHANNEL = "channel"
+    RELAY = "relay"
     TURN = "turn"
     SETTLING = "settling"
     ORIENTATION = "orientation"
@@ -115,6 +116,7 @@ class Broker:
         self._agenda: Agenda[tuple[_Due, str]] = Agenda()
         self._arrivals = 0
         self._under_way = 0
+        self._resting_until = _BEGINNING
         self._malformed: set[str] = set()
         self._store_failing: set[type[StoreError]] = set()
         self._actions: list[Action] = []
@@ -367,6 +369,8 @@ class Broker:
     # ------------------------------------------------------------------------------- delivery
 
     def _dispatch(self, now: datetime) -> None:
+        if now < self._resting_until:
+            return
         while self._sessions.relay_up and self._under_way < self._policy.workers:
             taken = self._channels.take(now)
             if taken is None:
@@ -475,6 +479,9 @@ class Broker:
         """The relay answers: nobody is held back any more, and what was cut off is looked at."""
         for channel in self._channels.release():
             self._agenda.cancel((_Due.CHANNEL, channel.recipient))
+        if away is not None:
+            self._resting_until = now + self._policy.relay_rest
+            self._agenda.set((_Due.RELAY, ""), self._resting_until)
         self._actions.append(notices.relay_up(len(self._pending), away))
         self._coordinator.want()
         for session in sessions:
@@ -537,5 +544,5 @@ class Broker:
                     settlement = self._pending[key].settlement
                     assert settlement is not None  # noqa: S101  # set before it could fail
                     self._actions.append(Settle(settlement=settlement))
-                case _:  # a channel: the dispatch that follows every event looks at them itself
+                case _:  # a channel, the relay: the dispatch that follows looks at them itself
                     pass

@@ -144,6 +144,9 @@ class Policy:
     writes into its database 400 times."""
     relay_probe: timedelta = field(default=timedelta(seconds=1), validator=_positive)
     """Between two listings while the relay does not answer: its return is felt at once."""
+    relay_rest: timedelta = field(default=timedelta(seconds=2), validator=_positive)
+    """After the relay was away, before it is given messages: the windows on an OpenCode server that
+    has come back are on it again in 1.3 s, and never show what arrived before."""
     busy_wait: timedelta = field(default=timedelta(seconds=1), validator=_positive)
     """Before a session that is at work in another process is looked at again."""
     turn_check: timedelta = field(default=timedelta(seconds=1), validator=_positive)

@@ -97,5 +97,28 @@ def test_a_window_on_the_hubs_server_shows_what_arrives(
         assert hub.outcome("m")["agenthub"]["outcome"] == "delivered"
 
 
+def test_a_window_shows_messages_again_after_the_server_was_killed(
+    own_env: dict[str, str],
+    opencode: OpenCode,
+    project: Callable[[str], Path],
+    open_window: Callable[..., Window],
+) -> None:
+    session = opencode.create_session(project("api"))
+    with Daemon(own_env) as hub:
+        hub.wait_for("agent.registered", session=session["id"])
+        program = [sys.executable, "-m", "agenthub_cli", "open", "--agent", session["slug"]]
+        window = open_window(Path(own_env["HOME"]), program=program, env=own_env)
+        window.wait_for_text("ctrl+p commands")
+        hub.send("m", sender="writer", to=session["slug"], content="Written before.")
+        window.wait_for_text("Written before.")
+        opencode.wait_for_idle(session["id"])
+
+        kill_server(hub)
+        hub.send("n", sender="writer", to=session["slug"], content="Written meanwhile.")
+        hub.wait_for("opencode.back")
+
+        window.wait_for_text("Written meanwhile.")
+
+
 def command_line(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")

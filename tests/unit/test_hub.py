@@ -360,6 +360,7 @@ def test_while_the_relay_is_down_messages_wait_and_then_all_go_out() -> None:
     world.steps()
     world.relay.down = None
     world.steps(1)
+    world.steps(2)
     assert world.held() == ["first", "second"]
 
 
