@@ -37,6 +37,7 @@ from agenthub_adapters.opencode_api import (
     Part,
     Rule,
     SessionRow,
+    Tokens,
     gone,
 )
 from agenthub_core import (
@@ -304,6 +305,7 @@ def _ids(prompt: Prompt) -> tuple[str, str]:
 
 
 def _session(row: SessionRow) -> Session:
+    tokens = row.tokens or Tokens()
     return Session(
         id=row.id,
         slug=row.slug,
@@ -312,11 +314,11 @@ def _session(row: SessionRow) -> Session:
         created=row.time.created,
         updated=row.time.updated or row.time.created,
         usage=Usage(
-            input=row.tokens.input,
-            output=row.tokens.output + row.tokens.reasoning,
-            cache_read=row.tokens.cache.read,
-            cache_write=row.tokens.cache.write,
-            cost=row.cost,
+            input=tokens.input,
+            output=tokens.output + tokens.reasoning,
+            cache_read=tokens.cache.read,
+            cache_write=tokens.cache.write,
+            cost=row.cost or 0.0,
         ),
     )
 

@@ -81,9 +81,15 @@ class SessionRow:
     directory: str = ""
     agent: str | None = None
     model: Model | None = None
-    permission: list[Rule] = field(factory=list)
-    cost: float = 0.0
-    tokens: Tokens = field(factory=Tokens)
+    cost: float | None = None
+    tokens: Tokens | None = None
+
+
+@frozen(kw_only=True)
+class RuledRow(SessionRow):
+    """A session with the rules of its own, which may be of another shape in those of others."""
+
+    permission: list[Rule] | None = None
 
 
 @frozen(kw_only=True)
@@ -178,11 +184,11 @@ class OpenCodeApi:
         response = self._request("GET", "/experimental/session", parameters=parameters)
         return self._decode(response, list[SessionRow])
 
-    def sessions_titled(self, title: str, directory: str) -> list[SessionRow]:
+    def sessions_titled(self, title: str, directory: str) -> list[RuledRow]:
         """The sessions of a directory whose title contains this, latest first."""
         parameters = {"roots": "true", "directory": directory, "search": title}
         response = self._request("GET", "/experimental/session", parameters=parameters)
-        return self._decode(response, list[SessionRow])
+        return self._decode(response, list[RuledRow])
 
     def create(
         self, *, title: str, directory: str, agent: str, model: Model, rules: Sequence[Rule]

@@ -32,6 +32,7 @@ from agenthub_core import (
     SessionBusy,
     SessionUnknown,
     TurnState,
+    Usage,
 )
 from agenthub_core.testing import NOON, ManualClock
 from testkit.opencode import OpenCode, free_port, make_project
@@ -990,3 +991,12 @@ def test_one_that_lists_one_project_only_is_told_of_until_it_is_upgraded(
 
     stand_in.answers["listing"] = Answer.of([ROW, ROW | {"id": "ses_of_another_project"}])
     assert [each.id for each in near.sessions(HOUR)] == [ONE, "ses_of_another_project"]
+
+
+def test_what_the_hub_need_not_know_of_a_session_may_look_as_it_likes(
+    stand_in: StandIn, near: OpenCodeRelay
+) -> None:
+    bare = {"permission": {"bash": "ask"}, "cost": None, "tokens": None, "version": 2}
+    stand_in.answers["listing"] = Answer.of([ROW | bare])
+    (listed,) = near.sessions(HOUR)
+    assert (listed.id, listed.usage) == (ONE, Usage())
