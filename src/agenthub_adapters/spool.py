@@ -6,6 +6,7 @@
     messages/malformed/<name>  what was no message, byte for byte, and <name>.reason
     session_agents.json        session -> agent
     oriented_sessions.json     sessions that were told who they are, and when
+    introductions.json         the agents that each session of the coordinator was told of
     hub.json                   when a hub first began here
     tmp/                       files that are being written
     daemon.lock                held by the daemon that owns the spool
@@ -25,7 +26,7 @@ import fcntl
 import logging
 import os
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,7 @@ _OF_A_HUB = frozenset(
         "session_agents.json",
         "hub.json",
         "oriented_sessions.json",
+        "introductions.json",
         "server.json",
         "opencode.log",
         "daemon.lock",
@@ -92,9 +94,10 @@ class FileSpool:
         self.messages = root / "messages"
         self._clock = clock
         self.archive = self.messages / "archive"
-        self._agents = root / "agents"
+        self.registry = root / "agents"
         self._sessions = root / "session_agents.json"
         self._oriented = root / "oriented_sessions.json"
+        self._introductions = root / "introductions.json"
         self._hub = root / "hub.json"
         self._files = files.DurableFiles(root / "tmp")
         self._archive = Archive(self.archive, self._files)
@@ -116,7 +119,7 @@ class FileSpool:
                 self.messages,
                 self.archive,
                 self.malformed.directory,
-                self._agents,
+                self.registry,
                 self._files.tmp,
             )
             for directory in (self.root, *below):
@@ -273,6 +276,7 @@ class FileSpool:
         with self._changing_agents():
             self._files.replace(self._sessions, codec.encode_object({}))
             self._files.replace(self._oriented, codec.encode_object({}))
+            self._files.replace(self._introductions, codec.encode_object({}))
             self._begin(now)
 
     def oriented(self) -> Collection[str]:
@@ -286,26 +290,39 @@ class FileSpool:
                 known[session_id] = {"orientedAt": codec.to_milliseconds(at)}
                 self._files.replace(self._oriented, codec.encode_object(known))
 
+    def introduced(self) -> Mapping[str, Collection[str]]:
+        with files.reading(self._introductions):
+            known = _object(self._introductions)
+            return {session: codec.decode_words(told) for session, told in known.items()}
+
+    def save_introduced(self, session_id: str, agent_id: str) -> None:
+        with self._changing_agents():
+            known = _object(self._introductions)
+            told = codec.decode_words(known.get(session_id))
+            if agent_id not in told:
+                known[session_id] = [*told, agent_id]
+                self._files.replace(self._introductions, codec.encode_object(known))
+
     def _begin(self, now: datetime) -> datetime:
         milliseconds = codec.to_milliseconds(now)
         self._files.replace(self._hub, codec.encode_object({"began": milliseconds}))
         return codec.time_given(milliseconds)
 
     def agents(self) -> Sequence[Agent]:
-        with files.reading(self._agents):
+        with files.reading(self.registry):
             sessions = self._session_agents()
             by_agent = _by_agent(sessions)
-            names = {path.stem for path in self._agents.glob("*.json") if is_identifier(path.stem)}
+            names = {path.stem for path in self.registry.glob("*.json") if is_identifier(path.stem)}
             return [
                 self._agent(name, by_agent.get(name), sessions)
                 for name in sorted(names | set(by_agent))
             ]
 
     def agent(self, agent_id: str) -> Agent | None:
-        with files.reading(self._agents):
+        with files.reading(self.registry):
             sessions = self._session_agents()
             session_id = _by_agent(sessions).get(agent_id)
-            if session_id is None and not (self._agents / f"{agent_id}.json").exists():
+            if session_id is None and not (self.registry / f"{agent_id}.json").exists():
                 return None
             return self._agent(agent_id, session_id, sessions)
 
@@ -325,19 +342,19 @@ class FileSpool:
                     "slug": agent.slug,
                 }
             self._files.replace(self._sessions, codec.encode_object(sessions))
-            path = self._agents / f"{agent.id}.json"
+            path = self.registry / f"{agent.id}.json"
             self._files.replace(path, codec.encode_agent(agent, _object(path)))
 
     def register_agent(self, agent: Agent) -> None:
         with self._changing_agents():
-            path = self._agents / f"{agent.id}.json"
+            path = self.registry / f"{agent.id}.json"
             self._files.replace(path, codec.encode_registration(agent, _object(path)))
 
     @contextlib.contextmanager
     def _changing_agents(self) -> Iterator[None]:
         """Alone, for what is written depends on what was read: others write here too."""
-        with files.writing(self._agents):
-            descriptor = os.open(self._agents, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        with files.writing(self.registry):
+            descriptor = os.open(self.registry, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
                 yield
@@ -348,7 +365,7 @@ class FileSpool:
         return _object(self._sessions)
 
     def _agent(self, name: str, session_id: str | None, sessions: dict[str, Any]) -> Agent:
-        path = self._agents / f"{name}.json"
+        path = self.registry / f"{name}.json"
         known = _object(path)
         entry = sessions.get(session_id, {}) if session_id is not None else {}
         return Agent(
@@ -361,6 +378,7 @@ class FileSpool:
             capabilities=codec.decode_words(known.get("capabilities")),
             collaborates_with=codec.decode_words(known.get("collaboratesWith")),
             program=str(known.get("program") or ""),
+            named_by_session=session_id is not None or "sessionId" in known,
         )
 
 

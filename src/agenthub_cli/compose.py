@@ -235,6 +235,7 @@ def run_daemon(settings: Settings, *, fresh: bool = False) -> None:
                     written=_written(spool, policy, clock),
                     began=began,
                     oriented=spool.oriented(),
+                    introduced=spool.introduced(),
                     spool=str(spool.messages),
                 ),
                 store=spool,
@@ -249,6 +250,7 @@ def run_daemon(settings: Settings, *, fresh: bool = False) -> None:
             with (
                 Supervisor(server, backoff=policy.backoff),
                 Watcher(spool.messages, hub.hint),
+                Watcher(spool.registry, lambda name: hub.look_up(Path(name).stem)),
                 OpenCodeEvents(found.url, hub.look, password=found.password),
                 _opencodes_database(hub.look),
             ):

@@ -12,7 +12,7 @@ wrote how often), `turns` (who owes an answer), `orientations` (who is yet to be
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -37,12 +37,14 @@ from agenthub_core.orientations import Orientations
 from agenthub_core.policies import Policy
 from agenthub_core.protocol import (
     Action,
+    AgentChanged,
     AgentFound,
     CheckTurn,
     Event,
     Inject,
     Injected,
     InjectFailed,
+    IntroduceFailed,
     ListingFailed,
     MalformedArrived,
     MessageArrived,
@@ -91,8 +93,8 @@ class Broker:
 
     `agents` are those of earlier runs, `written` who wrote when before this one, as far as the rate
     limit looks back; sessions from before `began` that no agent has are left alone, `oriented`
-    were told who they are; `spool` names, to the agents, the place where they may write messages
-    themselves.
+    were told who they are, and the coordinator's sessions of the `introduced`; `spool` names, to
+    the agents, the place where they may write messages themselves.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class Broker:
         written: Iterable[tuple[str, datetime]] = (),
         began: datetime = _BEGINNING,
         oriented: Iterable[str] = (),
+        introduced: Mapping[str, Collection[str]] | None = None,
         spool: str = "~/.agent-hub/messages",
     ) -> None:
         self._policy = policy or Policy()
@@ -131,8 +134,10 @@ class Broker:
         )
         self._coordinator = Coordinator(
             self._policy,
+            introduced=introduced or {},
             roster=self._roster,
             channels=self._channels,
+            waits=lambda name: any(each.message.id == name for each in self._pending.values()),
             appoint=lambda when: self._agenda.set((_Due.COORDINATOR, ""), when),
             act=self._act,
         )
@@ -155,6 +160,7 @@ class Broker:
             SessionsListed: self._sessions_listed,
             ListingFailed: self._sessions.failed,
             SessionsChanged: self._sessions.changed,
+            AgentChanged: self._sessions.told_of,
             AgentFound: self._sessions.found,
             Injected: self._injected,
             InjectFailed: self._inject_failed,
@@ -162,6 +168,7 @@ class Broker:
             OrientFailed: self._orientations.failed,
             SessionOpened: self._coordinator.opened,
             OpenFailed: self._coordinator.failed,
+            IntroduceFailed: self._introduce_failed,
             TurnSeen: self._turn_seen,
             TurnUnseen: self._turn_unseen,
             Settled: self._settled,
@@ -251,6 +258,7 @@ class Broker:
             if self._sessions.relay_up or not message.is_broadcast
             else ()
         )
+        names = tuple(name for name in names if not self._is_itself(message.sender, name))
         if not names:
             self._unrouted.add(pending.key)
             return
@@ -258,10 +266,19 @@ class Broker:
         for recipient in names:
             pending.courses[recipient] = Course(recipient)
             self._channels.put(recipient, pending.place)
-            if self._channels[recipient].session_id is None:
+            if not self._roster.has_session(recipient):
                 self._sessions.miss(recipient, now)
             if self._roster.get(recipient) is None:
                 self._actions.append(notices.recipient_unknown(message, recipient))
+
+    def _is_itself(self, sender: str, recipient: str) -> bool:
+        """Whether both are one session, under two names: nobody is woken by their own words."""
+        session_id = self._channels.session_of(sender)
+        return (
+            sender != recipient
+            and session_id is not None
+            and session_id == self._channels.session_of(recipient)
+        )
 
     def _message_withdrawn(self, event: MessageWithdrawn, now: datetime) -> None:
         pending = self._pending.get(event.key)
@@ -471,6 +488,10 @@ class Broker:
         self._sessions.listed(event, now)
         for key in tuple(self._unrouted):
             self._route(self._pending[key], now)
+
+    def _introduce_failed(self, event: IntroduceFailed, now: datetime) -> None:
+        self._coordinator.not_introduced(event, now)
+        self._store_trouble(event.error)
 
     def _gone(self, name: str) -> None:
         self._sessions.disconnect(name)

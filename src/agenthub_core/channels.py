@@ -53,11 +53,15 @@ class Channel:
 
 
 class Channels:
-    """All channels. Choosing costs as much as there are open ones with something to send."""
+    """All channels. Choosing costs as much as there are open ones with something to send.
+
+    Two channels may lead into one session: that takes one thing at a time, too.
+    """
 
     def __init__(self) -> None:
         self._channels: dict[str, Channel] = {}
         self._ready: set[str] = set()
+        self._engaged: dict[str, str | None] = {}
 
     def __getitem__(self, recipient: str) -> Channel:
         channel = self._channels.get(recipient)
@@ -87,31 +91,48 @@ class Channels:
             (head, channel.recipient, channel)
             for channel in ready
             if (channel.held_until is None or channel.held_until <= now)
+            and not self.is_engaged(channel.session_id)
             and (head := channel.head()) is not None
         ]
         if not candidates:
             return None
         (*_, key), _, channel = min(candidates)
         channel.drop(key)
-        channel.under_way = key
-        self._judge(channel.recipient)
+        self.occupy(channel.recipient, key)
         return channel, key
 
     def occupy(self, recipient: str, key: str) -> None:
-        """Something else than a message is under way there; nothing goes beside it."""
-        self[recipient].under_way = key
+        """Something is under way there; nothing goes beside it."""
+        channel = self[recipient]
+        channel.under_way = key
+        self._engaged[recipient] = channel.session_id
         self._judge(recipient)
 
     def arrived(self, recipient: str) -> Channel:
         """What was under way has come to an end, one or the other; the channel it was on."""
         channel = self[recipient]
         channel.under_way = None
+        self._engaged.pop(recipient, None)
         self._judge(recipient)
         return channel
 
-    def without_session(self) -> Iterator[str]:
-        """The recipients that something waits for, and that have no session."""
-        return (name for name, channel in self._channels.items() if channel.session_id is None)
+    def is_engaged(self, session_id: str | None) -> bool:
+        """Whether something is under way into that session, by whichever channel."""
+        return session_id in self._engaged.values()
+
+    def session_of(self, recipient: str) -> str | None:
+        """Where the channel leads, if anywhere."""
+        channel = self._channels.get(recipient)
+        return None if channel is None else channel.session_id
+
+    def is_idle(self, recipient: str) -> bool:
+        """Whether nothing waits for the recipient, and nothing is under way."""
+        channel = self._channels.get(recipient)
+        return channel is None or (channel.under_way is None and channel.head() is None)
+
+    def waiting(self) -> Iterator[str]:
+        """The recipients that something waits for."""
+        return (name for name, channel in self._channels.items() if channel.head() is not None)
 
     def release(self) -> list[Channel]:
         """Hold no channel back any more; those that were."""

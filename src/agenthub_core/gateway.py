@@ -53,7 +53,8 @@ class Presence(enum.Enum):
     """Whether a message reaches its recipient now."""
 
     HERE = "here"
-    """Its session is known, and was active lately: it is woken."""
+    """It is woken: its session is known, or the one through which it is reached, and was active
+    lately."""
     AWAY = "away"
     """It has a name, but no session that was active lately."""
     UNKNOWN = "unknown"
@@ -140,9 +141,9 @@ class Gateway:
     def agents(self) -> Sequence[Present]:
         """Everybody who is known, those who are here first, then by name."""
         now = self._clock.now()
+        agents = self._store.agents()
         known = [
-            Present(agent=agent, presence=self._presence(agent, now))
-            for agent in self._store.agents()
+            Present(agent=agent, presence=self._presence(agent, agents, now)) for agent in agents
         ]
         return sorted(known, key=lambda each: (each.presence is Presence.AWAY, each.agent.id))
 
@@ -191,7 +192,9 @@ class Gateway:
         names = [
             each.agent.id
             for each in self.agents()
-            if each.presence is Presence.HERE and each.agent.directory == directory
+            if each.presence is Presence.HERE
+            and each.agent.session_id is not None
+            and each.agent.directory == directory
         ]
         if len(names) > 1:
             raise RequestRefused(
@@ -452,12 +455,18 @@ class Gateway:
             written.append(now)
         return limit.left(written, now)
 
-    def _presence(self, agent: Agent, now: datetime) -> Presence:
-        if agent.session_id is None:
-            return Presence.AWAY
-        stale = now - agent.last_seen > self._policy.agent_stale
+    def _presence(self, agent: Agent, known: Iterable[Agent], now: datetime) -> Presence:
+        if agent.is_known_by_directory:
+            directory = agent.directory.rstrip("/")
+            reached = [each for each in known if each.directory == directory]
+        else:
+            reached = [agent]
+        return Presence.HERE if any(self._is_here(each, now) for each in reached) else Presence.AWAY
+
+    def _is_here(self, agent: Agent, now: datetime) -> bool:
         # the coordinator's session is kept for as long as there is a hub
-        return Presence.AWAY if stale and agent.id != COORDINATOR else Presence.HERE
+        lately = now - agent.last_seen <= self._policy.agent_stale or agent.id == COORDINATOR
+        return agent.session_id is not None and lately
 
     def _prospect(self, message: Message, known: Mapping[str, Agent]) -> Sent:
         now = self._clock.now()
@@ -465,7 +474,7 @@ class Gateway:
         here = tuple(
             name
             for name in names
-            if name in known and self._presence(known[name], now) is Presence.HERE
+            if name in known and self._presence(known[name], known.values(), now) is Presence.HERE
         )
         presence = Presence.HERE if here else Presence.AWAY
         nearest: tuple[str, ...] = ()

@@ -32,13 +32,16 @@ from agenthub_core.ports import (
 )
 from agenthub_core.protocol import (
     Action,
+    AgentChanged,
     AgentFound,
     CheckTurn,
     Event,
-    FindAgent,
+    FindAgents,
     Inject,
     Injected,
     InjectFailed,
+    Introduce,
+    IntroduceFailed,
     ListingFailed,
     ListSessions,
     MalformedArrived,
@@ -66,7 +69,6 @@ from agenthub_core.protocol import (
     TurnSeen,
     TurnUnseen,
     UnreadableFound,
-    WriteMessage,
 )
 
 Task = Callable[[], None]
@@ -129,15 +131,22 @@ class _Look:
     """A hint that something was done in a session."""
 
 
+@frozen
+class _LookUp:
+    """A hint that something is new about an agent."""
+
+    name: str
+
+
 class _Wake:
     """Something to look up from the inbox for."""
 
 
-_Item = _Hint | _Look | _Outcome | _Crash | _Wake
+_Item = _Hint | _Look | _LookUp | _Outcome | _Crash | _Wake
 
 
 class Hub:
-    """A running agenthub: `run` it in one thread, `hint`, `look` and `stop` it from any."""
+    """A running agenthub: `run` it in one thread; all else may be called from any."""
 
     def __init__(
         self,
@@ -180,11 +189,11 @@ class Hub:
         }
         """What the relay is asked for, on the executor's threads."""
         self._keeps: dict[type[Action], Callable[[Any], tuple[Event, ...]]] = {
-            FindAgent: self._find,
+            FindAgents: self._find,
             Quarantine: self._quarantine,
             SaveAgent: self._save,
             SaveOriented: self._save_oriented,
-            WriteMessage: self._write,
+            Introduce: self._introduce,
         }
         """What the store is asked for, or to keep, on the writer's thread, one after the other.
 
@@ -203,6 +212,10 @@ class Hub:
         if not self._looking:
             self._looking = True
             self._inbox.put(_Look())
+
+    def look_up(self, name: str) -> None:
+        """An agent may have registered itself, or anew; as with `hint`, or may not."""
+        self._inbox.put(_LookUp(name))
 
     def stop(self) -> None:
         """Let `run` return soon: what is under way is finished, or left waiting in the store.
@@ -262,7 +275,7 @@ class Hub:
         deadline = self._clock.now() + self._rhythm.drain
         while self._tasks and self._clock.now() < deadline:
             item = self._await(deadline)
-            if item is not None and not isinstance(item, _Hint | _Look):
+            if item is not None and not isinstance(item, _Hint | _Look | _LookUp):
                 self._take(item)
 
     def _take(self, item: _Item) -> None:
@@ -273,6 +286,8 @@ class Hub:
             case _Look():
                 self._looking = False
                 self._tell(SessionsChanged())
+            case _LookUp(name):
+                self._tell(AgentChanged(name=name))
             case _Outcome(events, settled):
                 self._tasks -= 1
                 for event in events:
@@ -423,12 +438,12 @@ class Hub:
             return tuple(SettleFailed(key=settlement.key, error=error) for settlement in batch)
         return tuple(Settled(key=settlement.key) for settlement in batch)
 
-    def _find(self, action: FindAgent) -> tuple[Event, ...]:
+    def _find(self, action: FindAgents) -> tuple[Event, ...]:
         try:
-            agent = self._store.agent(action.name)
+            known = [self._store.agent(name) for name in action.names]
         except StoreError as error:
             return (StoreFailed(error=error),)
-        return () if agent is None else (AgentFound(agent=agent),)
+        return tuple(AgentFound(agent=agent) for agent in known if agent is not None)
 
     def _quarantine(self, action: Quarantine) -> tuple[Event, ...]:
         try:
@@ -444,12 +459,14 @@ class Hub:
             return (StoreFailed(error=error),)
         return ()
 
-    def _write(self, action: WriteMessage) -> tuple[Event, ...]:
+    def _introduce(self, action: Introduce) -> tuple[Event, ...]:
+        session_id, agent_id = action.session_id, action.agent_id
         try:
-            key = self._store.put(action.message)
+            if action.message is not None:
+                self.hint(self._store.put(action.message))
+            self._store.save_introduced(session_id, agent_id)
         except StoreError as error:
-            return (StoreFailed(error=error),)
-        self.hint(key)
+            return (IntroduceFailed(session_id=session_id, agent_id=agent_id, error=error),)
         return ()
 
     def _save_oriented(self, action: SaveOriented) -> tuple[Event, ...]:

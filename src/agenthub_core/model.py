@@ -240,12 +240,22 @@ class Agent:
     collaborates_with: tuple[str, ...] = ()
     program: str = ""
     """What it works in, as that says of itself; empty where nobody has told."""
+    named_by_session: bool = field(default=False, eq=False)
+    """It has, or had, a session, which gave it its name: in another it would be somebody else."""
 
     @property
-    def may_be_woken(self) -> bool:
-        """Whether its directory may lead to a session of its own: it works in OpenCode, as far as
-        is known. Who works in another program reads its mail by itself."""
-        return self.program in ("", "opencode")
+    def is_known_by_directory(self) -> bool:
+        """Whether it is reached through the latest session in its directory.
+
+        It has registered itself, is no session's, and works in OpenCode as far as is known: who
+        works in another program reads its mail by itself.
+        """
+        return (
+            self.session_id is None
+            and not self.named_by_session
+            and bool(self.role and self.directory)
+            and self.program in ("", "opencode")
+        )
 
 
 @frozen(kw_only=True)

@@ -10,7 +10,7 @@ What is said is the business of `prompts`; how often it is tried, of `policies`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from attrs import define
 
@@ -22,15 +22,20 @@ from agenthub_core.policies import Policy
 from agenthub_core.protocol import Action, Orient, Oriented, OrientFailed, SaveOriented
 from agenthub_core.roster import Roster
 
+_SOON = timedelta(seconds=1)
+"""Before a session that was busy is tried again although nothing new was done in it: its turn may
+have ended in the very moment."""
+
 
 @define
 class _Untold:
     """A session that is yet to be told."""
 
     created: datetime
+    updated: datetime
     failures: int = 0
-    busy: bool = False
-    """It could not be told when it was last tried."""
+    busy_at: datetime | None = None
+    """When it was tried last, and could not be told."""
 
 
 class Orientations:
@@ -67,11 +72,13 @@ class Orientations:
             return
         untold = self._untold.get(session.id)
         if untold is None:
-            self._untold[session.id] = _Untold(created=session.created)
-        elif untold.busy:
-            untold.busy = False
-        else:
+            untold = _Untold(created=session.created, updated=session.updated)
+            self._untold[session.id] = untold
+        elif untold.busy_at is None:
             return  # it has its appointment
+        elif session.updated <= untold.updated and now - untold.busy_at < _SOON:
+            return  # it is listed again, and nothing was done in it
+        untold.busy_at, untold.updated = None, session.updated
         self._appoint(session.id, max(now, session.created + orientation.after))
 
     def delivered(self, session_id: str, now: datetime) -> None:
@@ -86,8 +93,11 @@ class Orientations:
         if agent is None or untold is None:
             self._untold.pop(session_id, None)
             return
-        channel = self._channels[agent.id]
-        if not relay_up or channel.under_way is not None or channel.head() is not None:
+        if (
+            not relay_up
+            or not self._channels.is_idle(agent.id)
+            or self._channels.is_engaged(session_id)
+        ):
             self._appoint(session_id, now + self._policy.session_poll)
             return
         self._channels.occupy(agent.id, f"orientation of {session_id}")
@@ -120,9 +130,10 @@ class Orientations:
             del self._untold[session_id]
             self._gone(event.recipient)
         elif isinstance(error, SessionBusy):
-            # its turn's end will be seen; a session in which nothing is done is not to be asked
-            untold.busy = True
-            self._appoint(session_id, now + orientation.delay)
+            untold.busy_at = now
+            if now - untold.updated < self._policy.agent_stale:
+                self._appoint(session_id, now + orientation.delay)
+            # else nothing is done in it; should that change, it will be seen
         else:
             untold.failures += 1
             if untold.failures <= orientation.retries:

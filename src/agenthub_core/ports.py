@@ -6,7 +6,7 @@ your port, override its one fixture, and it runs on yours.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -139,15 +139,26 @@ class MessageStore(Protocol):
         """Keep that a session was told who it is; twice is once."""
         ...
 
+    def introduced(self) -> Mapping[str, Collection[str]]:
+        """The agents that each session of the coordinator was told of."""
+        ...
+
+    def save_introduced(self, session_id: str, agent_id: str) -> None:
+        """Keep that the coordinator in this session was told of an agent; twice is once."""
+        ...
+
     def begin_anew(self, now: datetime) -> None:
-        """Let it be as if a hub began `now`: agents are without sessions, and none was oriented.
+        """Let it be as if a hub began `now`: agents are without sessions, none was told anything.
 
         The agents themselves, and all messages, stay.
         """
         ...
 
     def agents(self) -> Sequence[Agent]:
-        """Every agent that was saved, as it was last saved, in no order."""
+        """Every agent that was saved, as it was last saved, in no order.
+
+        One is `named_by_session` from when it was saved, and not only registered.
+        """
         ...
 
     def agent(self, agent_id: str) -> Agent | None:

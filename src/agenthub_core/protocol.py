@@ -6,14 +6,14 @@ An action is performed by whoever drives the broker, and its outcome comes back 
     Orient        -> Oriented | OrientFailed
     OpenSession   -> SessionOpened | OpenFailed
     ListSessions  -> SessionsListed | ListingFailed
-    FindAgent     -> AgentFound | StoreFailed | (nothing: there is none)
+    FindAgents    -> AgentFound of each that there is | StoreFailed
     CheckTurn     -> TurnSeen | TurnUnseen
     ResumeTurn    -> (nothing: the next CheckTurn sees what became of it)
     Settle        -> Settled | SettleFailed
     Quarantine    -> Quarantined | StoreFailed
     SaveAgent     -> (nothing) | StoreFailed
     SaveOriented  -> (nothing) | StoreFailed
-    WriteMessage  -> MessageArrived | StoreFailed
+    Introduce     -> (nothing: the message arrives) | IntroduceFailed
     Notify        -> (nothing)
 """
 
@@ -96,8 +96,15 @@ class SessionsChanged:
 
 
 @frozen(kw_only=True)
+class AgentChanged:
+    """Something may be new about an agent in the store: a hint."""
+
+    name: str
+
+
+@frozen(kw_only=True)
 class AgentFound:
-    """The store knows an agent that a message waits for."""
+    """What the store knows of an agent."""
 
     agent: Agent
 
@@ -149,6 +156,15 @@ class OpenFailed:
     """It is not, and why."""
 
     error: RelayError
+
+
+@frozen(kw_only=True)
+class IntroduceFailed:
+    """The store could not keep what the coordinator is to be told."""
+
+    session_id: str
+    agent_id: str
+    error: StoreError
 
 
 @frozen(kw_only=True)
@@ -213,6 +229,7 @@ Event = (
     | SessionsListed
     | ListingFailed
     | SessionsChanged
+    | AgentChanged
     | AgentFound
     | Injected
     | InjectFailed
@@ -220,6 +237,7 @@ Event = (
     | OrientFailed
     | SessionOpened
     | OpenFailed
+    | IntroduceFailed
     | TurnSeen
     | TurnUnseen
     | Settled
@@ -258,10 +276,15 @@ class OpenSession:
 
 
 @frozen(kw_only=True)
-class WriteMessage:
-    """Let a message of the hub's own wait for its recipient, as those of others do."""
+class Introduce:
+    """Let a message wait for the coordinator in this session, and keep that it was told.
 
-    message: Message
+    Without a message where one waits already.
+    """
+
+    session_id: str
+    agent_id: str
+    message: Message | None
 
 
 @frozen(kw_only=True)
@@ -272,10 +295,10 @@ class ListSessions:
 
 
 @frozen(kw_only=True)
-class FindAgent:
-    """Ask the store for an agent that has registered itself."""
+class FindAgents:
+    """Ask the store for agents that may have registered themselves."""
 
-    name: str
+    names: tuple[str, ...]
 
 
 @frozen(kw_only=True)
@@ -346,9 +369,9 @@ Action = (
     Inject
     | Orient
     | OpenSession
-    | WriteMessage
+    | Introduce
     | ListSessions
-    | FindAgent
+    | FindAgents
     | CheckTurn
     | ResumeTurn
     | Settle

@@ -51,12 +51,14 @@ class Roster:
 
     def enrol(self, name: str, session: Session) -> Agent:
         """The agent of that very name, which has this session from now on."""
-        agent = Agent(
-            id=name,
+        known = self._agents.get(name, Agent(id=name, last_seen=session.updated))
+        agent = evolve(
+            known,
             session_id=session.id,
             directory=session.directory,
             slug=session.slug,
             last_seen=session.updated,
+            named_by_session=True,
         )
         self._keep(agent)
         self._saved[name] = agent.last_seen
@@ -70,20 +72,22 @@ class Roster:
         return True
 
     def found(self, agent: Agent) -> bool:
-        """An agent that has registered itself; whether it was unknown."""
-        if agent.id in self._agents:
+        """What an agent without a session says of itself; whether it is news."""
+        agent = evolve(agent, session_id=None)
+        if self.has_session(agent.id) or self._agents.get(agent.id) == agent:
             return False
-        self._keep(evolve(agent, session_id=None))
+        self._keep(agent)
         self._saved[agent.id] = agent.last_seen
         return True
 
-    def without_session(self) -> Iterator[Agent]:
-        """Those that are known by what they said of themselves, and by no session of their own."""
-        return (
-            agent
-            for agent in self._agents.values()
-            if agent.session_id is None and agent.role and agent.directory and agent.may_be_woken
-        )
+    def has_session(self, name: str) -> bool:
+        """Whether there is such an agent, in a session of its own."""
+        agent = self._agents.get(name)
+        return agent is not None and agent.session_id is not None
+
+    def known_by_directory(self) -> Iterator[Agent]:
+        """Those that are reached through the latest session in their directory."""
+        return (agent for agent in self._agents.values() if agent.is_known_by_directory)
 
     def disconnect(self, name: str) -> Agent:
         """The agent's session is gone; the agent stays, without one."""

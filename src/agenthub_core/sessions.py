@@ -19,8 +19,9 @@ from agenthub_core.orientations import Orientations
 from agenthub_core.policies import Policy
 from agenthub_core.protocol import (
     Action,
+    AgentChanged,
     AgentFound,
-    FindAgent,
+    FindAgents,
     ListingFailed,
     ListSessions,
     SaveAgent,
@@ -67,6 +68,7 @@ class Sessions:
         self._changed = False
         self._latest: dict[str, Session] = {}
         self._told_of_old = False
+        self._looked_up: datetime | None = None
 
     # ------------------------------------------------------------------------------- listing
 
@@ -92,7 +94,9 @@ class Sessions:
         """Somebody has no session: they may have come since the last listing, if that is old."""
         self._find(recipient)
         listed = self._listed
-        if listed is not None and self.relay_up and now - listed >= self._policy.session_cache:
+        if self._asked is not None:
+            self._changed = True
+        elif listed is not None and self.relay_up and now - listed >= self._policy.session_cache:
             self._appoint(now)
 
     def listed(self, event: SessionsListed, now: datetime) -> None:
@@ -113,8 +117,9 @@ class Sessions:
             self._trouble = self._lost = None
             self._came_up(event.sessions, away, now)
         self._connect_by_directory(sessions)
-        for recipient in tuple(self._channels.without_session()):
-            self._find(recipient)
+        if self._looked_up is None or now - self._looked_up >= self._policy.session_cache:
+            self._looked_up = now
+            self._find(*self._channels.waiting())
         again = self._gap if self._changed else self._policy.session_poll
         self._changed = False
         self._appoint(now + again)
@@ -168,8 +173,9 @@ class Sessions:
             directory: session for directory, session in self._latest.items() if session.id != gone
         }
         self._channels.connect(name, None)
-        self._roster.disconnect(name)
-        self._save(name)
+        if self._roster.has_session(name):
+            self._roster.disconnect(name)
+            self._save(name)
         self._act(notices.session_gone(name))
         if name == COORDINATOR:
             self._coordinator.gone()
@@ -179,18 +185,29 @@ class Sessions:
             known = self._latest.get(session.directory)
             if known is None or known.updated <= session.updated:
                 self._latest[session.directory] = session
-        for agent in self._roster.without_session():
+        for agent in self._roster.known_by_directory():
             latest = self._latest.get(agent.directory.rstrip("/"))
-            if latest is not None:
+            # what may have gone into one session must not go into another
+            free = self._channels.is_idle(agent.id) or not self._channels.session_of(agent.id)
+            if latest is not None and free:
                 self._channels.connect(agent.id, latest.id)
 
-    def _find(self, recipient: str) -> None:
-        """It may have registered itself by now."""
-        if self._roster.get(recipient) is None:
-            self._act(FindAgent(name=recipient))
+    def told_of(self, event: AgentChanged, now: datetime) -> None:
+        """A hint: somebody may have registered itself, or anew."""
+        del now
+        self._find(event.name)
+
+    def _find(self, *recipients: str) -> None:
+        """They may have registered themselves by now, unless their sessions are known."""
+        names = tuple(name for name in recipients if not self._roster.has_session(name))
+        if names:
+            self._act(FindAgents(names=names))
 
     def found(self, event: AgentFound, now: datetime) -> None:
-        """The store knows somebody that a message waits for."""
+        """The store knows somebody."""
         del now
-        if self._roster.found(event.agent):
+        agent = event.agent
+        if self._roster.found(agent):
+            if self._channels.session_of(agent.id) is not None and self._channels.is_idle(agent.id):
+                self._channels.connect(agent.id, None)  # it may have moved
             self._connect_by_directory(())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 from attrs import define, evolve, field
@@ -70,6 +70,7 @@ class MemoryStore:
         self._agents: dict[str, Agent] = {}
         self._began: datetime | None = None
         self._oriented: set[str] = set()
+        self._introduced: dict[str, set[str]] = {}
         self.quarantined: dict[str, Fault] = {}
         self._faults: deque[StoreError] = deque()
         self.broken = False
@@ -193,10 +194,21 @@ class MemoryStore:
         with self._lock:
             self._oriented.add(session_id)
 
+    def introduced(self) -> Mapping[str, Collection[str]]:
+        self._fail(StoreUnreadable)
+        with self._lock:
+            return {session: frozenset(told) for session, told in self._introduced.items()}
+
+    def save_introduced(self, session_id: str, agent_id: str) -> None:
+        self._fail(StoreUnwritable)
+        with self._lock:
+            self._introduced.setdefault(session_id, set()).add(agent_id)
+
     def begin_anew(self, now: datetime) -> None:
         self._fail(StoreUnwritable)
         with self._lock:
             self._oriented.clear()
+            self._introduced.clear()
             self._began = _to_the_millisecond(now)
             for name, agent in self._agents.items():
                 self._agents[name] = evolve(agent, session_id=None, slug="")
@@ -221,6 +233,7 @@ class MemoryStore:
                 capabilities=known.capabilities,
                 collaborates_with=known.collaborates_with,
                 program=known.program,
+                named_by_session=True,
             )
 
     def register_agent(self, agent: Agent) -> None:
@@ -232,6 +245,7 @@ class MemoryStore:
                 session_id=known.session_id,
                 slug=known.slug,
                 directory=known.directory if known.session_id else agent.directory,
+                named_by_session=known.named_by_session,
             )
 
     def _fail(self, kind: type[StoreUnreadable | StoreUnwritable]) -> None:

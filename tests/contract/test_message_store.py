@@ -626,10 +626,21 @@ class MessageStoreContract:
             store.save_oriented(session_id, NOON)
         assert set(store.oriented()) == {"ses_bob", "ses_carol"}
 
+    def test_whom_each_session_of_the_coordinator_was_told_of_is_known(
+        self, store: MessageStore
+    ) -> None:
+        assert dict(store.introduced()) == {}
+        for session_id, name in (("ses_1", "bob"), ("ses_1", "carol"), ("ses_2", "bob")) * 2:
+            store.save_introduced(session_id, name)
+        told = {session_id: sorted(names) for session_id, names in store.introduced().items()}
+        assert told == {"ses_1": ["bob", "carol"], "ses_2": ["bob"]}
+
     def test_a_hub_that_begins_anew_has_told_nobody(self, store: MessageStore) -> None:
         store.save_oriented("ses_bob", NOON)
+        store.save_introduced("ses_1", "bob")
         store.begin_anew(NOON)
         assert set(store.oriented()) == set()
+        assert dict(store.introduced()) == {}
 
     # ----------------------------------------------------------------------- who is at work
 
@@ -703,6 +714,19 @@ class MessageStoreContract:
         for known in store.agents():
             assert store.agent(known.id) == known
         assert store.agent("carol") is None
+
+    def test_whether_a_session_gave_an_agent_its_name_is_known_when_that_is_gone(
+        self, store: MessageStore
+    ) -> None:
+        store.save_agent(agent("bob"))
+        store.register_agent(agent("bob", **SAID))
+        store.save_agent(evolve(agent("bob"), session_id=None, slug=""))
+        store.register_agent(agent("polly", **SAID))
+
+        assert {each.id: each.named_by_session for each in store.agents()} == {
+            "bob": True,
+            "polly": False,
+        }
 
     def test_an_agent_may_lose_its_session(self, store: MessageStore) -> None:
         store.save_agent(agent("bob"))
@@ -796,8 +820,9 @@ class MessageStoreContract:
             lambda store: store.claimed(),
             lambda store: store.agents(),
             lambda store: store.agent("bob"),
+            lambda store: store.introduced(),
         ],
-        ids=["keys", "read", "settled", "history", "claimed", "agents", "agent"],
+        ids=["keys", "read", "settled", "history", "claimed", "agents", "agent", "introduced"],
     )
     def test_reading_a_broken_store_says_that_it_cannot_be_read(
         self, surroundings: Surroundings, read: Callable[[MessageStore], object]
@@ -818,6 +843,7 @@ class MessageStoreContract:
             lambda store: store.began(NOON),
             lambda store: store.begin_anew(NOON),
             lambda store: store.save_oriented("ses_bob", NOON),
+            lambda store: store.save_introduced("ses_1", "bob"),
         ],
         ids=[
             "put",
@@ -829,6 +855,7 @@ class MessageStoreContract:
             "began",
             "begin_anew",
             "save_oriented",
+            "save_introduced",
         ],
     )
     def test_writing_to_a_broken_store_says_that_it_cannot_be_written(

@@ -180,8 +180,12 @@ def test_one_that_was_deleted_is_replaced_and_told_of_who_is_here(
 
         replaced = hub.wait_for("coordinator.here", count=2)["session"]
         assert replaced != coordinator
-        told = eventually(lambda: heard(opencode, replaced), when=lambda told: len(told) >= 2)
-        assert all(any(name in text for text in told) for name in (first["slug"], second["slug"]))
+        third = opencode.create_session(project("more"))
+        told = eventually(
+            lambda: "".join(heard(opencode, replaced)), when=lambda told: third["slug"] in told
+        )
+        named = re.findall(r"NEW_AGENT: (\S+) at", told)
+        assert [named.count(each["slug"]) for each in (first, second, third)] == [1, 1, 1]
 
 
 def test_without_its_model_the_hub_goes_on_and_says_what_to_do(

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
 from attrs import evolve
 
-from agenthub_core import Agent, Notify, Policy, RelayUnreachable, SessionUnknown
+from agenthub_core import (
+    EVERYONE,
+    Action,
+    Agent,
+    Notify,
+    Policy,
+    RelayUnreachable,
+    SessionUnknown,
+)
 from agenthub_core.model import RESERVED
 from agenthub_core.protocol import (
+    AgentChanged,
     AgentFound,
-    FindAgent,
+    FindAgents,
     Inject,
     ListSessions,
     SaveAgent,
@@ -165,22 +175,72 @@ def test_where_that_session_is_gone_the_message_waits_for_another() -> None:
 
 
 def test_an_agent_that_had_its_name_from_a_session_is_not_reached_through_another() -> None:
-    story = Story(agents=[agent("bob", session_id=None, directory="/projects/bob")], listed=True)
+    known = agent("bob", session_id=None, directory="/projects/bob", role="writes the API")
+    story = Story(agents=[evolve(known, named_by_session=True)], listed=True)
     story.lists(session("ann", directory="/projects/bob"))
     assert injected(story.arrives(message())) == []
 
 
+def asked_for(actions: Iterable[Action]) -> list[str]:
+    """Whom the store is asked for."""
+    return [name for each in of(FindAgents, actions) for name in each.names]
+
+
 def test_a_recipient_that_registers_itself_while_the_hub_runs_is_found() -> None:
     story = Story("bob")
-    asked = [each.name for each in of(FindAgent, story.arrives(message(recipient="polly")))]
-    assert asked == ["polly"]
-    assert [each.name for each in of(FindAgent, story.lists())] == ["polly"]
+    assert asked_for(story.arrives(message(recipient="polly"))) == ["polly"]
+    story.wait(story.policy.session_cache)
+    assert asked_for(story.lists()) == ["polly"], "a hint may have been missed"
+    assert asked_for(story.lists()) == [], "which is not looked for at every listing"
 
     actions = story.tell(AgentFound(agent=polly()))
 
     assert injected(actions) == [("m1", "polly")]
-    assert of(FindAgent, story.lists()) == []
+
+
+def test_who_registers_anew_is_reached_where_it_works_now() -> None:
+    story = Story("bob", "ann", agents=[polly()])
+    assert asked_for(story.tell(AgentChanged(name="polly"))) == ["polly"]
+    story.tell(AgentFound(agent=polly(directory="/projects/ann")))
+    (inject,) = of(Inject, story.arrives(message(recipient="polly")))
+    assert inject.prompt.session_id == "ses_ann"
+
+
+def test_who_registers_anew_where_no_session_is_waits_for_one() -> None:
+    story = Story("bob", agents=[polly()])
+    story.tell(AgentFound(agent=polly(directory="/elsewhere")))
+    assert injected(story.arrives(message(recipient="polly"))) == []
     assert injected(story.tell(AgentFound(agent=polly(directory="/elsewhere")))) == []
+
+
+def test_the_store_is_not_asked_for_who_has_a_session() -> None:
+    story = Story("bob")
+    assert asked_for(story.tell(AgentChanged(name="bob"))) == []
+    story.tell(AgentFound(agent=polly(id="bob", directory="/elsewhere")))
+    assert injected(story.arrives(message())) == [("m1", "bob")]
+
+
+def test_a_message_that_may_be_in_one_session_is_never_put_into_another() -> None:
+    story = Story("bob", agents=[polly()])
+    story.arrives(message(recipient="polly"))
+    story.fails(RelayUnreachable("timed out"), recipient="polly")
+    story.lists(session("ann", directory="/projects/bob", updated=NOON + seconds(5)))
+    (again,) = of(Inject, story.wait(seconds(1)))
+    assert again.prompt.session_id == "ses_bob"
+
+
+def test_a_session_is_not_woken_by_its_own_words_under_another_name() -> None:
+    story = Story("bob", "carol", agents=[polly()])
+    assert injected(story.arrives(message(sender="bob", recipient="polly"))) == []
+    everybody = message(id="m2", sender="polly", recipient=EVERYONE)
+    assert injected(story.arrives(everybody)) == [("m2", "carol")]
+
+
+def test_a_session_of_two_names_is_given_one_thing_at_a_time() -> None:
+    story = Story("bob", agents=[polly()])
+    assert injected(story.arrives(message(id="m1"))) == [("m1", "bob")]
+    assert injected(story.arrives(message(id="m2", recipient="polly"))) == []
+    assert injected(story.holds("m1")) == [("m2", "polly")]
 
 
 # --------------------------------------------------------------------- hints of what is done there

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from attrs import evolve
+
 from agenthub_core import (
     EVERYONE,
     Action,
@@ -17,16 +19,18 @@ from agenthub_core import (
     RelayUnreachable,
     Session,
     SessionUnknown,
+    StoreUnwritable,
 )
 from agenthub_core.coordinator import TITLE
 from agenthub_core.model import COORDINATOR
 from agenthub_core.protocol import (
+    Introduce,
+    IntroduceFailed,
     OpenFailed,
     OpenSession,
     Orient,
     SaveAgent,
     SessionOpened,
-    WriteMessage,
 )
 from agenthub_core.testing import NOON
 from tests.unit.builders import Story, agent, injected, message, of, seconds, session, topics
@@ -51,7 +55,7 @@ def opens(told: Story, opened: Session | None = None) -> tuple[Action, ...]:
 
 
 def written(actions: Iterable[Action]) -> list[Message]:
-    return [each.message for each in of(WriteMessage, actions)]
+    return [each.message for each in of(Introduce, actions) if each.message is not None]
 
 
 def introduced(actions: Iterable[Action]) -> list[str]:
@@ -144,7 +148,7 @@ def test_that_is_written_before_the_agent_is_saved_so_that_a_crash_repeats_it() 
     told = story()
     opens(told)
     kinds = [type(each) for each in told.lists(session("bob")) if not isinstance(each, Notify)]
-    assert kinds == [WriteMessage, SaveAgent]
+    assert kinds == [Introduce, SaveAgent]
 
 
 def test_who_came_before_it_is_introduced_when_it_is_there() -> None:
@@ -154,10 +158,17 @@ def test_who_came_before_it_is_introduced_when_it_is_there() -> None:
     assert introduced(opens(told)) == ["NEW_AGENT: bob at /projects/bob"]
 
 
-def test_one_that_is_found_again_is_told_only_of_who_is_new() -> None:
-    told = story(agents=[agent(COORDINATOR, session_id="ses_odd-1"), agent("bob")])
+def test_one_that_is_found_again_is_told_only_of_who_is_new_to_it() -> None:
+    told = story(
+        agents=[agent(COORDINATOR, session_id="ses_odd-1"), agent("bob"), agent("dora")],
+        introduced={"ses_odd-1": ["bob"], "ses_odd-2": ["dora"]},
+    )
     told.lists(session("bob"), session("carol"))
-    assert introduced(opens(told)) == ["NEW_AGENT: carol at /projects/carol"]
+    assert introduced(opens(told)) == [
+        "NEW_AGENT: dora at ",
+        "NEW_AGENT: carol at /projects/carol",
+    ]
+    assert introduced(opens(told)) == []
 
 
 def test_a_new_one_is_told_of_everybody_who_is_here() -> None:
@@ -167,9 +178,36 @@ def test_a_new_one_is_told_of_everybody_who_is_here() -> None:
             agent("bob", directory="/projects/bob"),
             agent("away", last_seen=NOON - seconds(4000)),
             agent("gone", session_id=None),
-        ]
+        ],
+        introduced={"ses_odd-1": ["bob"]},
     )
     assert introduced(opens(told, own(2))) == ["NEW_AGENT: bob at /projects/bob"]
+
+
+def test_what_waits_for_the_one_before_reaches_the_new_one_once() -> None:
+    told = story()
+    opens(told)
+    (notice,) = written(told.lists(session("bob")))
+    told.arrives(notice)
+    told.wait(seconds(1))
+    told.fails(SessionUnknown("deleted"), notice.id, COORDINATOR)
+
+    actions = opens(told, own(2))
+
+    assert injected(actions) == [(notice.id, COORDINATOR)]
+    (kept,) = of(Introduce, actions)
+    assert (kept.session_id, kept.agent_id, kept.message) == ("ses_odd-2", "bob", None)
+
+
+def test_an_introduction_that_could_not_be_kept_is_made_again() -> None:
+    told = story()
+    opens(told)
+    told.lists(session("bob"))
+    full = StoreUnwritable("no space left")
+    failed = IntroduceFailed(session_id="ses_odd-1", agent_id="bob", error=full)
+    assert topics(told.tell(failed)) == ["store.failed"]
+    assert len(of(OpenSession, told.wait(POLICY.settle_retry))) == 1
+    assert introduced(opens(told)) == ["NEW_AGENT: bob at /projects/bob"]
 
 
 def test_a_session_that_comes_back_is_not_introduced_again() -> None:
@@ -201,6 +239,23 @@ def test_what_it_does_is_seen() -> None:
     ]
     assert [len(each) for each in saved] == [0, 0, 1]
     assert [each.last_seen for each in told.broker.agents] == [NOON + seconds(60)]
+
+
+def test_a_session_of_its_that_was_renamed_is_no_agent_either() -> None:
+    told = story(introduced={"ses_odd-1": ["bob"]})
+    told.lists(evolve(own(), title="My coordinator"))
+    assert names(told) == []
+    opens(told, own(2))
+    told.lists(evolve(own(2), title="Another"))
+    assert names(told) == [COORDINATOR]
+
+
+def test_one_that_is_missing_is_not_said_to_be_here() -> None:
+    told = story(agents=[agent(COORDINATOR, session_id="ses_odd-1")])
+    actions = told.tell(OpenFailed(error=ModelUnknown("no model fake/echo")))
+    assert [each.agent.session_id for each in of(SaveAgent, actions)] == [None]
+    opens(told)
+    assert of(SaveAgent, told.tell(OpenFailed(error=RelayUnreachable("timed out")))) == []
 
 
 def test_it_gets_no_broadcasts_and_nobody_is_told_of_it() -> None:

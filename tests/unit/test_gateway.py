@@ -291,6 +291,20 @@ def test_a_recipient_without_a_session_is_away(gateway: Gateway) -> None:
     assert (sent.presence, sent.reached, sent.nearest) == (Presence.AWAY, (), ())
 
 
+def test_a_recipient_that_is_reached_through_a_session_in_its_directory_is_here(
+    gateway: Gateway, store: MemoryStore, clock: ManualClock
+) -> None:
+    store.save_agent(agent("dora", directory="/projects/shop"))
+    store.register_agent(agent("reviewer", role="reviews", directory="/projects/shop/"))
+    store.register_agent(
+        agent("elsewhere", role="reviews", directory="/projects/shop", program="claude-code")
+    )
+    assert ask(gateway, recipient="reviewer").presence is Presence.HERE
+    assert ask(gateway, recipient="elsewhere").presence is Presence.AWAY
+    clock.advance(HOUR + MOMENT)
+    assert ask(gateway, recipient="reviewer").presence is Presence.AWAY
+
+
 def test_a_recipient_that_was_silent_for_long_is_away(gateway: Gateway, clock: ManualClock) -> None:
     clock.advance(HOUR)
     assert ask(gateway, recipient="bob").presence is Presence.HERE

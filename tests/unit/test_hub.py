@@ -232,6 +232,20 @@ def test_a_recipient_that_has_registered_itself_is_looked_up_in_the_store() -> N
     assert (world.held(), world.archived) == (["Hello"], [("m1", Outcome.DELIVERED)])
 
 
+def test_an_agent_that_registers_anew_is_looked_up_on_a_hint() -> None:
+    world = World("bob", "ann")
+    world.steps()
+    world.store.register_agent(agent("polly", role="reviewer", directory="/projects/bob"))
+    world.hub.look_up("polly")
+    world.steps()
+    world.store.register_agent(agent("polly", role="reviewer", directory="/projects/ann"))
+    world.hub.look_up("polly")
+    world.steps()
+    world.write(message(recipient="polly"))
+    world.steps()
+    assert (world.held("bob"), world.held("ann")) == ([], ["Hello"])
+
+
 def test_where_the_store_cannot_be_asked_for_a_recipient_it_is_asked_again() -> None:
     world = World("bob")
     world.steps()
@@ -256,6 +270,19 @@ def test_the_coordinator_is_told_of_a_new_agent_as_others_are_of_a_message() -> 
     (told,) = world.relay.held(str(own))
     assert "NEW_AGENT: bob at /projects/bob" in told.text
     assert world.archived == [("new-agent-bob", Outcome.DELIVERED)]
+
+
+def test_a_coordinator_that_is_replaced_is_told_once_of_who_was_not_yet_introduced() -> None:
+    world = World(policy=COORDINATED)
+    world.steps()
+    (first,) = [each.session_id for each in world.store.agents() if each.id == "coordinator"]
+    world.relay.close(str(first))
+    world.relay.open(session("bob"))
+    world.steps(5)
+    (second,) = [each.session_id for each in world.store.agents() if each.id == "coordinator"]
+    (told,) = world.relay.held(str(second))
+    assert "NEW_AGENT: bob" in told.text
+    assert world.store.introduced() == {str(first): {"bob"}, str(second): {"bob"}}
 
 
 def test_where_the_coordinators_model_is_unknown_the_rest_goes_on() -> None:

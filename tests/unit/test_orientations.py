@@ -156,6 +156,31 @@ def test_a_session_in_which_nothing_is_done_is_asked_once_a_minute() -> None:
         assert told(story.wait(seconds(0.1))) == ["bob"]
 
 
+def test_a_busy_session_that_is_listed_again_is_not_asked_at_every_listing() -> None:
+    story = begun("bob")
+    story.goes_on()
+    fails(story, SessionBusy("in the middle of a turn"))
+    asked = []
+    for _ in range(8):
+        story.lists(session("bob"))
+        asked += told(story.wait(seconds(0.25)))
+        if asked:
+            break
+    assert (asked, story.now - NOON >= seconds(1)) == (["bob"], True)
+
+
+def test_a_session_in_which_nothing_was_done_for_long_is_not_asked_until_that_changes() -> None:
+    story = begun("bob")
+    story.goes_on()
+    for _ in range(60):
+        fails(story, SessionBusy("the session has not begun yet"))
+        assert told(story.wait(seconds(60))) == ["bob"]
+    fails(story, SessionBusy("the session has not begun yet"))
+    assert told(story.wait(timedelta(hours=5))) == []
+    story.lists(session("bob", updated=story.now))
+    assert told(story.goes_on()) == ["bob"]
+
+
 @pytest.mark.parametrize("error", [PromptNotHeld("gone"), RelayUnreachable("timed out")])
 def test_what_got_no_receipt_is_told_twice_more_after_a_minute_each(error: RelayError) -> None:
     story = begun("bob")
