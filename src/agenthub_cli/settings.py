@@ -201,7 +201,8 @@ class Settings:
         _seconds,
         "AGENT_HUB_SESSION_CACHE_TTL",
         "session.cache_ttl",
-        "Seconds for which a look at the sessions holds when a recipient is missing",
+        "Seconds for which a look for sessions holds when a recipient is missing; of use where "
+        "AGENT_HUB_SESSION_POLL is longer",
     )
     injection_workers: int = _setting(
         4,

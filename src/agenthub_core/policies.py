@@ -138,7 +138,8 @@ class Policy:
     """How far a listing looks back beyond the last one: a session's time of update is set in
     another process, a little before it can be seen here."""
     session_cache: timedelta = field(default=timedelta(seconds=10), validator=_positive)
-    """How long a listing holds for whoever looks for a recipient (AGENT_HUB_SESSION_CACHE_TTL)."""
+    """How long a listing holds for whoever looks for a recipient, and what the store said of those
+    that wait for one (AGENT_HUB_SESSION_CACHE_TTL)."""
     listing_gap: timedelta = field(default=timedelta(milliseconds=250), validator=_positive)
     """Between two listings at least, however much is done: one costs OpenCode 3 ms, and a turn
     writes into its database 400 times."""
