@@ -1,8 +1,9 @@
-"""Hints that something was done in a session, as OpenCode's stream of events tells it.
+"""Hints that something was done in a session of OpenCode.
 
-A server tells only of the sessions that are at work in its own process; windows of their own tell
-nobody. A hint is only a hint: what is true is in the listing. One is given at each connection, too,
-so that nothing is missed that was done while there was none.
+A server's stream of events tells of the sessions that are at work in its own process; windows of
+their own tell nobody, but all write into one database. A hint is only a hint: what is true is in
+the listing. One is given at each connection to the stream, too, so that nothing is missed that was
+done while there was none.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Self
 
 import httpx
@@ -19,6 +21,11 @@ from httpx_sse import EventSource, SSEError, connect_sse
 
 _TELLING = ("server.connected", "session.created", "session.deleted", "session.idle")
 """The events that a hint is given of: a session begins, is gone, has come to the end of a turn."""
+
+_LOOK_SECONDS = 0.25
+"""Between two looks at the database's files: as often as anybody could want a listing. To be told
+of each write would cost 5 % of a core while one agent works, which writes 400 times a turn; a look
+costs a hundredth of a thousandth."""
 
 _PAUSE_SECONDS = 1.0  # before the next try: as often as the hub asks a relay that is down
 _CONNECT_SECONDS = 5.0
@@ -84,3 +91,38 @@ class OpenCodeEvents:
         finally:
             with self._lock:
                 self._socket = None
+
+
+class OpenCodeDatabase:
+    """Calls `hint`, from a thread of its own, after any OpenCode has written into the database."""
+
+    def __init__(self, directory: Path, hint: Callable[[], None]) -> None:
+        """`directory` is where OpenCode keeps it; it may be missing yet."""
+        self._files = [directory / name for name in ("opencode.db-wal", "opencode.db")]
+        self._hint = hint
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="database", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        seen = [*map(_written, self._files)]
+        while not self._done.wait(_LOOK_SECONDS):
+            before, seen = seen, [*map(_written, self._files)]
+            if seen != before:
+                self._hint()
+
+
+def _written(path: Path) -> tuple[int, int] | None:
+    """What changes when something is written into a file; None where it cannot be looked at."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_mtime_ns, state.st_size

@@ -31,7 +31,6 @@ from agenthub_core import StoreUnreadable
 _EVENTS: list[type[FileSystemEvent]] = [FileCreatedEvent, FileMovedEvent]
 # Linux tells when a writer is done, so each single write need not be told; others do not tell
 _EVENTS += [FileClosedEvent] if sys.platform == "linux" else [FileModifiedEvent]
-_WRITES: list[type[FileSystemEvent]] = [FileModifiedEvent]
 
 _LIMIT_REACHED = ". Raise fs.inotify.max_user_instances and fs.inotify.max_user_watches with sysctl"
 
@@ -44,19 +43,15 @@ class Watcher(FileSystemEventHandler):
     From a thread of its own, between `with` and its end.
     """
 
-    def __init__(
-        self, directory: Path, hint: Callable[[str], None], *, writes: bool = False
-    ) -> None:
-        """`writes`: of each write into a file, as into a database's, which nobody closes."""
+    def __init__(self, directory: Path, hint: Callable[[str], None]) -> None:
         self._directory = directory
-        self._events = _WRITES if writes else _EVENTS
         self._hint = hint
         self._observer: BaseObserver | None = None
 
     def __enter__(self) -> Self:
         try:
             self._observer = Observer()  # has a thread and an inotify instance from now on
-            self._observer.schedule(self, str(self._directory), event_filter=self._events)
+            self._observer.schedule(self, str(self._directory), event_filter=_EVENTS)
             self._observer.start()
         except OSError as error:
             if self._observer is not None:

@@ -33,7 +33,6 @@ from agenthub_core import (
     Query,
     RequestRefused,
     ServerError,
-    StoreUnreadable,
     StoreUnwritable,
 )
 from agenthub_core.model import COORDINATOR
@@ -151,23 +150,9 @@ def open_window(settings: Settings, directory: Path, agent: str | None) -> NoRet
     attach(server, directory, session_id)
 
 
-@contextlib.contextmanager
-def _opencodes_database(hint: Callable[[], None]) -> Iterator[None]:
-    """A hint whenever any OpenCode of this user writes down what was said in it."""
-    from agenthub_adapters.watcher import Watcher
-
-    directory = Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "opencode"
-
-    def written(name: str) -> None:
-        if name.startswith("opencode.db"):
-            hint()
-
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(Watcher(directory, written, writes=True))
-        except StoreUnreadable as error:
-            _log.info("%s: windows of their own are found at the next look", error)
-        yield
+def _opencodes_home() -> Path:
+    """Where OpenCode keeps what was said."""
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "opencode"
 
 
 def run_daemon(settings: Settings, *, fresh: bool = False) -> None:
@@ -178,7 +163,7 @@ def run_daemon(settings: Settings, *, fresh: bool = False) -> None:
     from agenthub_adapters import instructions
     from agenthub_adapters.metrics import Metrics, Prices
     from agenthub_adapters.opencode import OpenCodeRelay
-    from agenthub_adapters.opencode_events import OpenCodeEvents
+    from agenthub_adapters.opencode_events import OpenCodeDatabase, OpenCodeEvents
     from agenthub_adapters.opencode_server import OpenCodeServer
     from agenthub_adapters.supervisor import Supervisor
     from agenthub_adapters.watcher import Watcher
@@ -252,7 +237,7 @@ def run_daemon(settings: Settings, *, fresh: bool = False) -> None:
                 Watcher(spool.messages, hub.hint),
                 Watcher(spool.registry, lambda name: hub.look_up(Path(name).stem)),
                 OpenCodeEvents(found.url, hub.look, password=found.password),
-                _opencodes_database(hub.look),
+                OpenCodeDatabase(_opencodes_home(), hub.look),
             ):
                 watching = {"topic": "daemon.watching"}
                 _log.info("watching %s; Ctrl-C ends it", spool.messages, extra=watching)

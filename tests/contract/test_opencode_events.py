@@ -1,4 +1,4 @@
-"""What OpenCode's events tell of, that a lost connection is made again, and what is left behind."""
+"""What OpenCode's events and its database tell of, in spite of what, and what is left behind."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from agenthub_adapters.opencode_events import OpenCodeEvents
+from agenthub_adapters.opencode_events import OpenCodeDatabase, OpenCodeEvents
 from testkit.opencode import OpenCode
 from testkit.scripted_model import Held, Rule, ScriptedModel, Text, in_session
 from testkit.waiting import PATIENCE, eventually
+from testkit.window import Window
 
 MINE = "mine"
 QUIET = 0.5  # seconds without a hint, after which nothing more is on its way
@@ -134,3 +135,33 @@ def test_who_sends_no_events_is_not_listened_to(hints: Hints) -> None:
 def test_where_nobody_answers_it_ends_at_once_all_the_same(hints: Hints) -> None:
     with OpenCodeEvents("http://127.0.0.1:9", hints):
         pass
+
+
+# ---------------------------------------------------------------------------------- the database
+
+
+def test_what_a_window_of_its_own_writes_is_told_of(
+    opencode: OpenCode,
+    hints: Hints,
+    project: Callable[[str], Path],
+    open_window: Callable[..., Window],
+) -> None:
+    window = open_window(project("api"))
+    window.wait_for_text("Ask anything")
+    with OpenCodeDatabase(opencode.home / ".local/share/opencode", hints):
+        hints.settle()
+        window.type("hello")
+        window.press("Enter")
+        assert hints.one()
+        opencode.wait_for_idle(window.session()["id"])
+
+
+def test_a_database_that_is_made_later_is_told_of_and_silence_is_not(
+    tmp_path: Path, hints: Hints
+) -> None:
+    with OpenCodeDatabase(tmp_path / "later", hints):
+        (tmp_path / "later").mkdir()
+        hints.settle()
+        assert hints.none_came
+        (tmp_path / "later" / "opencode.db").write_text("a session")
+        assert hints.one()

@@ -277,18 +277,3 @@ def test_nothing_is_told_after_its_end(directory: Path) -> None:
 def test_it_does_not_mind_that_its_directory_is_removed(directory: Path) -> None:
     with Watcher(directory, Hints(directory)):
         directory.rmdir()
-
-
-def test_each_write_into_a_file_that_stays_open_is_told_of_where_that_is_wanted(
-    directory: Path, no_thread_is_left: None
-) -> None:
-    del no_thread_is_left
-    written = threading.Semaphore(0)
-    with (
-        (directory / "base.db-wal").open("ab", buffering=0) as database,
-        Watcher(directory, lambda _: written.release(), writes=True),
-    ):
-        database.write(b"one")
-        assert written.acquire(timeout=PATIENCE)
-        database.write(b"two")
-        assert written.acquire(timeout=PATIENCE)
