@@ -21,18 +21,23 @@ _MARK_END = ". Without this line it is yours and stays as it is. -->"
 
 _NEW = f".{FILE}.new"
 
+_BELONGS = (FILE, "opencode.json", ".opencode", ".DS_Store")
+"""What the names contain that are no sign of a project: an editor adds to them, for its backups."""
+
 
 def place(directory: Path, *, wanted: Path | None, user_directory: Path) -> None:
     """See to it that there are instructions in the directory, which is made if it is missing.
 
     `wanted` is the file that the user has named. Else it is looked for in the order of
     opencode-agent-hub: AGENTS.md or COORDINATOR.md in `user_directory`, then agenthub's own.
-    Raises `Misconfigured` where they cannot be read or written.
+    Raises `Misconfigured` where they cannot be read or written, or the directory is a project of
+    the user's, all of whose agents would read them.
     """
     source, text = _instructions(wanted, user_directory)
     target = directory / FILE
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_is_no_project(directory)
         if not _is_users(target, source):
             _put(target, f"{_MARK}{source}{_MARK_END}\n{text}")
     except OSError as error:
@@ -41,6 +46,16 @@ def place(directory: Path, *, wanted: Path | None, user_directory: Path) -> None
             "AGENT_HUB_COORDINATOR_DIR names another directory, AGENT_HUB_COORDINATOR=false does "
             "without a coordinator"
         ) from error
+
+
+def _check_is_no_project(directory: Path) -> None:
+    for name in sorted(path.name for path in directory.iterdir()):
+        if not any(each in name for each in _BELONGS):
+            raise Misconfigured(
+                f"there is {name} in {directory}, and every agent that works there would be told "
+                "that it is the coordinator: set AGENT_HUB_COORDINATOR_DIR to a directory of the "
+                "coordinator's own, which is made if it is missing"
+            )
 
 
 def _is_users(target: Path, source: Path) -> bool:

@@ -144,3 +144,25 @@ def test_a_link_is_its_users_wherever_it_leads(
     assert not elsewhere.exists()
     elsewhere.write_text("")
     assert placed(directory, user_directory) == ""
+
+
+@pytest.mark.parametrize("other", ["main.py", ".git", "README.md"])
+@pytest.mark.parametrize("own", [True, False])
+def test_in_a_project_nobody_is_made_the_coordinator(
+    directory: Path, user_directory: Path, other: str, own: bool
+) -> None:
+    (directory / other).mkdir(parents=True)
+    if own:
+        (directory / "AGENTS.md").write_text("mine")
+    with pytest.raises(Misconfigured, match=rf"{other}.*AGENT_HUB_COORDINATOR_DIR"):
+        place(directory, wanted=None, user_directory=user_directory)
+    assert (directory / "AGENTS.md").exists() == own
+
+
+def test_what_opencode_and_an_editor_leave_there_is_no_project(
+    directory: Path, user_directory: Path
+) -> None:
+    (directory / ".opencode" / "plugin").mkdir(parents=True)
+    for name in ("opencode.json", "opencode.jsonc", ".AGENTS.md.swp", "AGENTS.md~", ".DS_Store"):
+        (directory / name).touch()
+    assert "NEW_AGENT: <id> at <directory>" in placed(directory, user_directory)
