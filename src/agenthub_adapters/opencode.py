@@ -37,7 +37,7 @@ from agenthub_adapters.opencode_api import (
     Part,
     Rule,
     SessionRow,
-    Tokens,
+    Unicode,
     gone,
 )
 from agenthub_core import (
@@ -144,7 +144,7 @@ class OpenCodeRelay:
 
     def provide(self, spec: SessionSpec) -> Session:
         provider, _, name = spec.model.partition("/")
-        model = Model(id=name, providerID=provider)
+        model = Model(id=Unicode(name), providerID=Unicode(provider))
         if not self._offers(spec.directory, model):
             raise ModelUnknown(
                 f"OpenCode knows no model {spec.model}. Set AGENT_HUB_COORDINATOR_MODEL to one "
@@ -305,7 +305,7 @@ def _ids(prompt: Prompt) -> tuple[str, str]:
 
 
 def _session(row: SessionRow) -> Session:
-    tokens = row.tokens or Tokens()
+    tokens = row.tokens
     return Session(
         id=row.id,
         slug=row.slug,
@@ -318,7 +318,7 @@ def _session(row: SessionRow) -> Session:
             output=tokens.output + tokens.reasoning,
             cache_read=tokens.cache.read,
             cache_write=tokens.cache.write,
-            cost=row.cost or 0.0,
+            cost=row.cost,
         ),
     )
 

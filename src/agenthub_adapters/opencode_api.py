@@ -9,18 +9,23 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar, get_origin
+from typing import Any, NewType, TypeVar, get_origin
 from urllib.parse import urlencode
 
 import httpx
 from attrs import asdict, field, frozen, validators
-from cattrs import BaseValidationError, Converter
+from cattrs import BaseValidationError, Converter, transform_error
+from cattrs.gen import make_dict_structure_fn
 
 from agenthub_core import PromptInvalid, RelayRefused, RelayUnreachable, SessionUnknown
 from agenthub_core.model import IDENTIFIER_LENGTH, shown
+
+_log = logging.getLogger(__name__)
 
 USER = "opencode"
 """The user name that OpenCode's basic authentication expects by default."""
@@ -30,6 +35,12 @@ _SESSION_ID = re.compile(rf"ses[A-Za-z0-9_-]{{,{IDENTIFIER_LENGTH - 3}}}")
 
 _LISTED = 10_000
 """Sessions asked for at once: more than anybody has active in an hour; 5,000 take 45 ms."""
+
+_TOLD = 1000
+"""Odd sessions that are told of: who has read of so many need not hear of the others."""
+
+Unicode = NewType("Unicode", str)
+"""A string as it is, and without the lone surrogates that JSON can spell and UTF-8 cannot."""
 
 
 @frozen(kw_only=True)
@@ -42,9 +53,9 @@ class Times:
 
 @frozen(kw_only=True)
 class Model:
-    id: str
-    provider: str = field(alias="providerID")
-    variant: str | None = None
+    id: Unicode
+    provider: Unicode = field(alias="providerID")
+    variant: Unicode | None = None
 
 
 @frozen(kw_only=True)
@@ -76,13 +87,13 @@ class Tokens:
 class SessionRow:
     id: str = field(validator=validators.matches_re(_SESSION_ID))
     time: Times
-    slug: str = ""
-    title: str = ""
-    directory: str = ""
-    agent: str | None = None
+    slug: Unicode = Unicode("")
+    title: Unicode = Unicode("")
+    directory: Unicode = Unicode("")
+    agent: Unicode | None = None
     model: Model | None = None
-    cost: float | None = None
-    tokens: Tokens | None = None
+    cost: float = 0.0
+    tokens: Tokens = field(factory=Tokens)
 
 
 @frozen(kw_only=True)
@@ -141,12 +152,41 @@ class _Providers:
     providers: list[Provider]
 
 
+T = TypeVar("T")
+Row = TypeVar("Row", bound=SessionRow)
+
+
+def _unicode(value: object, _: type) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected a string, found {type(value).__name__}")
+    if not value.isascii():
+        value.encode()
+    return value
+
+
+def _figure(value: object, kind: Callable[..., float]) -> float:
+    """None where nobody can read it: a session is more than what it has cost."""
+    try:
+        figure = kind(value)
+        return figure if math.isfinite(figure) else kind()
+    except (TypeError, ValueError, OverflowError):
+        return kind()
+
+
+def _figures(kind: type[T]) -> Callable[[object, type], T]:
+    structure = make_dict_structure_fn(kind, _CONVERTER)
+    return lambda value, _: structure(value, kind) if isinstance(value, dict) else kind()
+
+
 _CONVERTER = Converter(use_alias=True)
 _CONVERTER.register_structure_hook(
     datetime, lambda milliseconds, _: datetime.fromtimestamp(milliseconds / 1000, UTC)
 )
-
-T = TypeVar("T")
+_CONVERTER.register_structure_hook(Unicode, _unicode)
+for _number in (int, float):
+    _CONVERTER.register_structure_hook(_number, _figure)
+for _sums in (Cache, Tokens):
+    _CONVERTER.register_structure_hook(_sums, _figures(_sums))
 
 
 class OpenCodeApi:
@@ -169,6 +209,7 @@ class OpenCodeApi:
         self._seconds = timeout.total_seconds()
         phases = ("connect", "read", "write", "pool")
         self._limits = {"timeout": dict.fromkeys(phases, self._seconds)}
+        self._told: set[str] = set()
 
     def close(self) -> None:
         """Give back the connections."""
@@ -182,13 +223,13 @@ class OpenCodeApi:
         start = int(since.timestamp() * 1000)
         parameters = {"roots": "true", "start": start, "limit": _LISTED}
         response = self._request("GET", "/experimental/session", parameters=parameters)
-        return self._decode(response, list[SessionRow])
+        return self._rows(response, SessionRow)
 
     def sessions_titled(self, title: str, directory: str) -> list[RuledRow]:
         """The sessions of a directory whose title contains this, latest first."""
         parameters = {"roots": "true", "directory": directory, "search": title}
         response = self._request("GET", "/experimental/session", parameters=parameters)
-        return self._decode(response, list[RuledRow])
+        return self._rows(response, RuledRow)
 
     def create(
         self, *, title: str, directory: str, agent: str, model: Model, rules: Sequence[Rule]
@@ -265,6 +306,29 @@ class OpenCodeApi:
             return _structured(response.content, kind)
         except (BaseValidationError, ValueError, TypeError, RecursionError) as error:
             raise self._strange(response) from error
+
+    def _rows(self, response: httpx.Response, kind: type[Row]) -> list[Row]:
+        """One by one: all messages would wait for the one session that is of another shape."""
+        rows = []
+        for said in self._decode(response, list[Any]):
+            try:
+                rows.append(_CONVERTER.structure(said, kind))
+            except (BaseValidationError, TypeError) as error:
+                self._tell_odd(said, error)
+        return rows
+
+    def _tell_odd(self, said: object, error: Exception) -> None:
+        session_id = shown(said.get("id") if isinstance(said, dict) else said)
+        if session_id in self._told or len(self._told) >= _TOLD:
+            return
+        self._told.add(session_id)
+        _log.warning(
+            "OpenCode's session %s is left out, for what OpenCode says of it cannot be read (%s). "
+            "If you need it no more, `opencode session delete` removes it",
+            session_id,
+            "; ".join(transform_error(error)),
+            extra={"topic": "session.odd"},
+        )
 
     def _strange(self, response: httpx.Response) -> RelayUnreachable:
         path = response.request.url.path

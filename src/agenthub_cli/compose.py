@@ -189,13 +189,13 @@ def run_daemon(settings: Settings, *, fresh: bool = False) -> None:
         cache_write=settings.price_cache_write,
     )
     metrics, policy = Metrics(prices), settings.policy()
-    if settings.coordinator:
-        instructions.place(
-            settings.coordinator_home,
-            wanted=settings.coordinator_instructions,
-            user_directory=CONFIG_FILE.expanduser().parent,
-        )
     with spool.claim():
+        if settings.coordinator:
+            instructions.place(
+                settings.coordinator_home,
+                wanted=settings.coordinator_instructions,
+                user_directory=CONFIG_FILE.expanduser().parent,
+            )
         if fresh:
             spool.begin_anew(clock.now())
         began = spool.began(clock.now())  # before OpenCode is asked for its sessions

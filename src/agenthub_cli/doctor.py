@@ -97,7 +97,10 @@ def _opencode() -> Iterator[Finding]:
 
 def _coordinator(settings: Settings) -> Iterator[Finding]:
     model = settings.coordinator_model
-    known = settings.coordinator and model in OpenCodeConfig(Path.cwd()).models()
+    # a project's own opencode.json adds providers for those alone who work in it
+    places = (settings.coordinator_home, settings.directory)
+    home = next((place for place in places if place.is_dir()), Path.home())
+    known = settings.coordinator and model in OpenCodeConfig(home).models()
     if not settings.coordinator:
         text = "none is wanted: agents are not introduced to one another"
     elif known:

@@ -30,6 +30,7 @@ from agenthub_core import (
     RelayRefused,
     RelayUnreachable,
     SessionBusy,
+    SessionSpec,
     SessionUnknown,
     TurnState,
     Usage,
@@ -723,7 +724,7 @@ def test_a_listing_in_another_shape_is_not_taken_for_an_empty_one(
 ) -> None:
     for shape in SHAPES:
         stand_in.answers["listing"] = Answer.of(shape)
-        if shape != []:
+        if not isinstance(shape, list):
             with pytest.raises(RelayUnreachable, match=OTHER):
                 near.sessions(HOUR)
 
@@ -1000,3 +1001,121 @@ def test_what_the_hub_need_not_know_of_a_session_may_look_as_it_likes(
     stand_in.answers["listing"] = Answer.of([ROW | bare])
     (listed,) = near.sessions(HOUR)
     assert (listed.id, listed.usage) == (ONE, Usage())
+
+
+# ------------------------------------------------------------------- one odd session among them
+
+ODD: dict[str, object] = {
+    "no object": None,
+    "a list": [],
+    "no id": {key: value for key, value in ROW.items() if key != "id"},
+    **{
+        f"{key} {json.dumps(value)}": ROW | {key: value}
+        for key, value in (
+            ("id", None),
+            ("id", ["ses_odd"]),
+            ("id", "an_id_of_another_shape"),
+            ("time", None),
+            ("time", {"created": None}),
+            ("time", {"created": "yesterday"}),
+            ("time", {"created": 1e300}),
+            ("time", {"created": float("nan")}),
+            ("slug", None),
+            ("slug", 7),
+            ("slug", "\ud800"),
+            ("title", None),
+            ("title", "\udfff of the wave"),
+            ("directory", None),
+            ("directory", "/projects/\ud83d"),
+            ("agent", "\ud800"),
+            ("model", {}),
+            ("model", "gpt"),
+            ("model", {"id": "\ud800", "providerID": "fake"}),
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("odd", ODD.values(), ids=ODD)
+def test_a_session_that_cannot_be_one_is_left_out_and_the_others_are_listed(
+    stand_in: StandIn, near: OpenCodeRelay, odd: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    stand_in.answers["listing"] = Answer.of([odd, ROW])
+
+    for _ in range(3):
+        assert [each.id for each in near.sessions(HOUR)] == [ONE]
+
+    (said_once,) = caplog.records
+    assert (said_once.levelname, vars(said_once)["topic"]) == ("WARNING", "session.odd")
+    assert said_once.getMessage().isprintable()
+
+
+def test_who_is_left_out_and_why_is_said_once_for_each_session(
+    stand_in: StandIn, near: OpenCodeRelay, caplog: pytest.LogCaptureFixture
+) -> None:
+    odd = [ROW | {"id": f"ses_{name}", "time": {"created": None}} for name in ("a", "b")]
+    stand_in.answers["listing"] = Answer.of([*odd, ROW])
+
+    near.sessions(HOUR)
+    near.sessions(HOUR)
+
+    first, second = (record.getMessage() for record in caplog.records)
+    assert "'ses_a' is left out" in first
+    assert "$.time.created" in first
+    assert "'ses_b' is left out" in second
+
+
+def test_a_listing_full_of_odd_sessions_does_not_fill_log_and_memory(
+    stand_in: StandIn, near: OpenCodeRelay, caplog: pytest.LogCaptureFixture
+) -> None:
+    for turn in range(2):
+        odd = [{"id": f"ses_{turn}_{number}"} for number in range(1000)]
+        stand_in.answers["listing"] = Answer.of([*odd, ROW])
+        assert [each.id for each in near.sessions(HOUR)] == [ONE]
+
+    assert len(caplog.records) == 1000
+
+
+FIGURES: dict[str, tuple[object, Usage]] = {
+    json.dumps(figures): (figures, usage)
+    for figures, usage in (
+        ({"cost": "x"}, Usage()),
+        ({"cost": float("nan")}, Usage()),
+        ({"tokens": "many"}, Usage()),
+        ({"tokens": {"input": None, "output": 7}, "cost": 0.5}, Usage(output=7, cost=0.5)),
+        ({"tokens": {"input": 7, "output": float("inf")}}, Usage(input=7)),
+        ({"tokens": {"input": 7, "cache": None}}, Usage(input=7)),
+        ({"tokens": {"cache": {"read": [], "write": 7}}}, Usage(cache_write=7)),
+    )
+}
+
+
+@pytest.mark.parametrize(("figures", "usage"), FIGURES.values(), ids=FIGURES)
+def test_figures_that_nobody_can_read_count_as_none_and_cost_no_session(
+    stand_in: StandIn, near: OpenCodeRelay, figures: dict[str, object], usage: Usage
+) -> None:
+    stand_in.answers["listing"] = Answer.of([ROW | figures])
+    stand_in.row = ROW | figures
+
+    (listed,) = near.sessions(HOUR)
+
+    assert (listed.id, listed.usage) == (ONE, usage)
+    near.inject(prompt(ONE))
+    assert len(stand_in.prompts) == 1
+
+
+def test_an_odd_session_in_the_coordinators_directory_does_not_keep_it_from_its_own(
+    stand_in: StandIn, near: OpenCodeRelay
+) -> None:
+    spec = SessionSpec(title="One", directory="/projects/one", model="fake/echo", tools="own_*")
+    rules = [
+        {"permission": "*", "action": "deny", "pattern": "*"},
+        {"permission": "own_*", "action": "allow", "pattern": "*"},
+    ]
+    own_row = ROW | {"model": {"providerID": "fake", "id": "echo"}, "permission": rules}
+    providers = {"providers": [{"id": "fake", "models": {"echo": {}}}]}
+    stand_in.answers["providers"] = Answer.of(providers)
+    odd = [own_row | {"id": "ses_a", "slug": None}, own_row | {"id": "ses_b", "permission": {}}]
+    stand_in.answers["listing"] = Answer.of([*odd, own_row])
+
+    assert near.provide(spec).id == ONE

@@ -64,6 +64,39 @@ def test_a_second_daemon_on_the_same_directory_says_which_process_holds_it(
         assert hub.stop() == 0
 
 
+def test_a_second_daemon_leaves_the_coordinators_instructions_as_they_are(
+    hub_env: dict[str, str],
+) -> None:
+    with Daemon(hub_env) as hub:
+        second = agenthub("daemon", env=hub_env | {"AGENT_HUB_COORDINATOR": "true"})
+
+        assert second.returncode == 1
+        assert str(hub.pid) in second.stderr
+        assert not (hub.directory / "coordinator").exists()
+
+
+def test_where_the_coordinator_is_given_a_project_the_daemon_ends_before_it_has_begun(
+    hub_env: dict[str, str], project: Callable[[str], Path], tmp_path: Path
+) -> None:
+    home = project("api")
+    (home / "main.py").touch()
+    port = free_port()
+    env = hub_env | {
+        "AGENT_HUB_COORDINATOR": "true",
+        "AGENT_HUB_COORDINATOR_DIR": str(home),
+        "OPENCODE_PORT": str(port),
+    }
+
+    done = agenthub("daemon", env=env)
+
+    assert done.returncode == 1
+    assert "set AGENT_HUB_COORDINATOR_DIR to a directory of the coordinator's own" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "hub" / "server.json").exists()
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"http://127.0.0.1:{port}")
+
+
 def test_agents_keep_their_names_when_the_daemon_restarts(
     hub_env: dict[str, str], opencode: OpenCode, project: Callable[[str], Path]
 ) -> None:

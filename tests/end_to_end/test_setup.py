@@ -677,13 +677,15 @@ def test_where_all_is_well_the_doctor_says_so_to_people_and_to_scripts(at_work: 
     assert all(finding["well"] and not finding["mend"] for finding in findings)
 
 
+FAKE_PROVIDER = {
+    "npm": "@ai-sdk/openai-compatible",
+    "options": {"baseURL": "http://127.0.0.1:9", "apiKey": "none"},
+    "models": {"echo": {}},
+}
+
+
 def test_the_doctor_tells_whether_opencode_knows_the_coordinators_model(user: User) -> None:
-    provider = {
-        "npm": "@ai-sdk/openai-compatible",
-        "options": {"baseURL": "http://127.0.0.1:9", "apiKey": "none"},
-        "models": {"echo": {}},
-    }
-    user.has("opencode.json", json.dumps(PREPARED | {"provider": {"fake": provider}}))
+    user.has("opencode.json", json.dumps(PREPARED | {"provider": {"fake": FAKE_PROVIDER}}))
     wanted = {"AGENT_HUB_COORDINATOR": "true", "AGENT_HUB_COORDINATOR_MODEL": "fake/echo"}
 
     known = user.types("doctor", **wanted).stdout
@@ -696,6 +698,26 @@ def test_the_doctor_tells_whether_opencode_knows_the_coordinators_model(user: Us
     mark, text = report(unknown)["coordinator"]
     assert (mark, "no model fake/other" in text) == ("✗", True)
     assert "→ set AGENT_HUB_COORDINATOR_MODEL to one that `opencode models` lists" in text
+
+
+def test_the_doctor_asks_for_the_coordinators_model_where_the_coordinator_works(
+    user: User,
+) -> None:
+    user.has("opencode.json", json.dumps(PREPARED))
+    settings = json.dumps({"provider": {"fake": FAKE_PROVIDER}})
+    wanted = {"AGENT_HUB_COORDINATOR": "true", "AGENT_HUB_COORDINATOR_MODEL": "fake/echo"}
+    project, coordinator = user.home / "api", user.hub / "coordinator"
+
+    def mark_in_the_project() -> str:
+        done = user.runs(*AGENTHUB, "doctor", directory=project, variables=wanted)
+        return report(done.stdout)["coordinator"][0]
+
+    project.mkdir()
+    (project / "opencode.json").write_text(settings)
+    assert mark_in_the_project() == "✗", "the coordinator has not what one project has"
+    coordinator.mkdir()
+    (coordinator / "opencode.json").write_text(settings)
+    assert mark_in_the_project() == "✓"
 
 
 def test_the_doctor_tells_that_another_program_holds_the_port(user: User) -> None:
