@@ -49,7 +49,13 @@ class Bench:
         self._reader.start()
         self._daemon = subprocess.Popen(
             [*_DAEMON, "--log-level", "WARNING", "--no-preflight"],
-            env=os.environ | {"AGENT_HUB_DIR": str(root), "OPENCODE_PORT": str(port)},
+            env=os.environ
+            | {
+                "AGENT_HUB_DIR": str(root),
+                "AGENT_HUB_COORDINATOR": "false",
+                "OPENCODE_PORT": str(port),
+                "XDG_DATA_HOME": str(root),  # not where your own OpenCode is at work meanwhile
+            },
         )
         self.write(0)
         self.await_arrivals(1)
