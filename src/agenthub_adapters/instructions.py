@@ -25,19 +25,22 @@ _BELONGS = (FILE, "opencode.json", ".opencode", ".DS_Store")
 """What the names contain that are no sign of a project: an editor adds to them, for its backups."""
 
 
-def place(directory: Path, *, wanted: Path | None, user_directory: Path) -> None:
+def place(
+    directory: Path, *, wanted: Path | None, user_directory: Path, is_hubs: bool = False
+) -> None:
     """See to it that there are instructions in the directory, which is made if it is missing.
 
     `wanted` is the file that the user has named. Else it is looked for in the order of
     opencode-agent-hub: AGENTS.md or COORDINATOR.md in `user_directory`, then agenthub's own.
-    Raises `Misconfigured` where they cannot be read or written, or the directory is a project of
-    the user's, all of whose agents would read them.
+    Raises `Misconfigured` where they cannot be read or written, or the directory, unless it
+    `is_hubs`, is a project of the user's, all of whose agents would read them.
     """
     source, text = _instructions(wanted, user_directory)
     target = directory / FILE
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _check_is_no_project(directory)
+        if not is_hubs:
+            _check_is_no_project(directory)
         if not _is_users(target, source):
             _put(target, f"{_MARK}{source}{_MARK_END}\n{text}")
     except OSError as error:

@@ -191,8 +191,10 @@ def run_daemon(settings: Settings, *, fresh: bool = False) -> None:
     metrics, policy = Metrics(prices), settings.policy()
     with spool.claim():
         if settings.coordinator:
+            home = settings.coordinator_home
             instructions.place(
-                settings.coordinator_home,
+                home,
+                is_hubs=settings.directory in home.parents,
                 wanted=settings.coordinator_instructions,
                 user_directory=CONFIG_FILE.expanduser().parent,
             )

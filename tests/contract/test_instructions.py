@@ -166,3 +166,11 @@ def test_what_opencode_and_an_editor_leave_there_is_no_project(
     for name in ("opencode.json", "opencode.jsonc", ".AGENTS.md.swp", "AGENTS.md~", ".DS_Store"):
         (directory / name).touch()
     assert "NEW_AGENT: <id> at <directory>" in placed(directory, user_directory)
+
+
+def test_in_the_hubs_own_directory_whatever_an_older_hub_has_left_is_no_project(
+    directory: Path, user_directory: Path
+) -> None:
+    (directory / "logs").mkdir(parents=True)
+    place(directory, wanted=None, user_directory=user_directory, is_hubs=True)
+    assert "NEW_AGENT: <id> at <directory>" in (directory / "AGENTS.md").read_text()
