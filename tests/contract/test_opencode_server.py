@@ -368,7 +368,8 @@ OpenCodeServer(int(sys.argv[1]), root=Path(sys.argv[2])).ensure()
     command = [sys.executable, "-c", hub, str(port), str(root)]
     killed = subprocess.run(command, check=False)  # noqa: S603
     assert killed.returncode == -signal.SIGKILL
-    (pid,) = eventually(lambda: servers(port))
+    # what it starts to put its record in place looks like itself for a moment
+    (pid,) = eventually(lambda: servers(port), when=lambda found: len(found) == 1)
     eventually((root / "server.json").exists)  # the next hub takes longer to begin
 
     following = OpenCodeServer(port, root=root)
