@@ -24,6 +24,7 @@ from typing import Any, Self
 
 import httpx
 
+from agenthub_adapters import opencode_plugin
 from testkit.waiting import PATIENCE, POLL, eventually
 
 # A request that OpenCode accepts during start-up may never be answered.
@@ -81,8 +82,12 @@ class OpenCode:
         password: str | None = None,
         *,
         settings: Mapping[str, Any] | None = None,
+        plugin: bool = False,
     ) -> None:
-        """`settings` are further keys of opencode.json, such as `mcp` or `permission`."""
+        """`settings` are further keys of opencode.json, such as `mcp` or `permission`.
+
+        With the `plugin` each process is an endpoint of the hub in `home`.
+        """
         self._slugs: set[str] = set()
         self.binary = binary
         self.home = home
@@ -91,6 +96,9 @@ class OpenCode:
         self._port = port
         self._process: subprocess.Popen[bytes] | None = None
         self._write_settings(model_url, settings or {})
+        if plugin:
+            (home / ".agent-hub").mkdir(mode=0o700, exist_ok=True)
+            opencode_plugin.install(self.config_directory)
 
     def _write_settings(self, model_url: str, settings: Mapping[str, Any]) -> None:
         self.config_directory.mkdir(parents=True, exist_ok=True)
