@@ -46,6 +46,7 @@ from agenthub_core import (
     Prompt,
     PromptNotHeld,
     Receipt,
+    RelayError,
     Session,
     SessionBusy,
     SessionSpec,
@@ -187,6 +188,15 @@ class OpenCodeRelay:
         self._api.prompt(look.session, message_id, [part], wakes=prompt.wakes)
         self._await_receipt(message_id, look)
         return receipt
+
+    def inject_all(self, prompts: Sequence[Prompt]) -> tuple[Sequence[Receipt], RelayError | None]:
+        receipts: list[Receipt] = []
+        for prompt in prompts:
+            try:
+                receipts.append(self.inject(prompt))
+            except RelayError as error:
+                return receipts, error
+        return receipts, None
 
     def turn(self, session_id: str) -> Turn:
         return self._turn(self._look(session_id, fresh=True))

@@ -1,4 +1,4 @@
-"""Puts the plugin into OpenCode's configuration directory, with what its first start would wait for.
+"""Puts the plugin into OpenCode's configuration, with what its first start would wait for.
 
 What the plugin does is in `plugin/agenthub.js`, and what it says to the hub in docs/endpoint.md.
 """

@@ -49,12 +49,15 @@ from agenthub_core.protocol import (
     MalformedArrived,
     MessageArrived,
     MessageWithdrawn,
+    NotInjected,
     OpenFailed,
     Oriented,
     OrientFailed,
     Quarantine,
     Quarantined,
     ResumeTurn,
+    SessionCompacted,
+    SessionFreed,
     SessionOpened,
     SessionsChanged,
     SessionsListed,
@@ -64,6 +67,7 @@ from agenthub_core.protocol import (
     StoreFailed,
     StoreRead,
     Tick,
+    TurnEnded,
     TurnSeen,
     TurnUnseen,
     UnreadableFound,
@@ -118,7 +122,7 @@ class Broker:
         self._unrouted: set[str] = set()
         self._agenda: Agenda[tuple[_Due, str]] = Agenda()
         self._arrivals = 0
-        self._under_way = 0
+        self._under_way: set[str] = set()
         self._resting_until = _BEGINNING
         self._malformed: set[str] = set()
         self._store_failing: set[type[StoreError]] = set()
@@ -160,10 +164,14 @@ class Broker:
             SessionsListed: self._sessions_listed,
             ListingFailed: self._sessions.failed,
             SessionsChanged: self._sessions.changed,
+            SessionFreed: self._session_freed,
+            SessionCompacted: self._session_compacted,
+            TurnEnded: self._turn_ended,
             AgentChanged: self._sessions.told_of,
             AgentFound: self._sessions.found,
             Injected: self._injected,
             InjectFailed: self._inject_failed,
+            NotInjected: self._not_injected,
             Oriented: self._orientations.oriented,
             OrientFailed: self._orientations.failed,
             SessionOpened: self._coordinator.opened,
@@ -388,12 +396,14 @@ class Broker:
     def _dispatch(self, now: datetime) -> None:
         if now < self._resting_until:
             return
-        while self._sessions.relay_up and self._under_way < self._policy.workers:
-            taken = self._channels.take(now)
+        while self._sessions.relay_up and len(self._under_way) < self._policy.workers:
+            taken = self._channels.take(now, self._policy.batch)
             if taken is None:
                 return
-            channel, key = taken
-            self._inject(self._pending[key], channel)
+            channel, keys = taken
+            self._under_way.add(channel.recipient)
+            for key in keys:
+                self._inject(self._pending[key], channel)
 
     def _inject(self, pending: Pending, channel: Channel) -> None:
         course = pending.courses[channel.recipient]
@@ -401,7 +411,6 @@ class Broker:
         course.session_id = channel.session_id
         repeated = pending.recovered or course.attempts > 0
         course.attempts += 1
-        self._under_way += 1
         assert channel.session_id is not None  # noqa: S101  # only an open channel is taken
         self._actions.append(
             Inject(
@@ -419,8 +428,10 @@ class Broker:
 
     def _arrived(self, key: str, recipient: str) -> tuple[Pending, Course, Channel]:
         pending = self._pending[key]
-        self._under_way -= 1
-        return pending, pending.courses[recipient], self._channels.arrived(recipient)
+        channel = self._channels.arrived(recipient, key)
+        if not channel.under_way:
+            self._under_way.discard(recipient)
+        return pending, pending.courses[recipient], channel
 
     def _injected(self, event: Injected, now: datetime) -> None:
         pending, course, channel = self._arrived(event.key, event.recipient)
@@ -457,6 +468,15 @@ class Broker:
             self._sessions.disconnect(channel.recipient)
         else:
             self._back_off(channel, error, now)
+        self._wait_again(pending, channel, now)
+
+    def _not_injected(self, event: NotInjected, now: datetime) -> None:
+        pending, course, channel = self._arrived(event.key, event.recipient)
+        course.step(Step.FAILURE)
+        course.attempts -= 1  # nothing was tried
+        self._wait_again(pending, channel, now)
+
+    def _wait_again(self, pending: Pending, channel: Channel, now: datetime) -> None:
         if pending.deadline <= now:
             self._expire(pending, now)
         else:
@@ -488,6 +508,15 @@ class Broker:
         self._sessions.listed(event, now)
         for key in tuple(self._unrouted):
             self._route(self._pending[key], now)
+
+    def _session_freed(self, event: SessionFreed, now: datetime) -> None:
+        for channel in self._channels.into(event.session_id):
+            if channel.trouble is SessionBusy:
+                channel.held_until = None
+        self._orientations.freed(event.session_id, now)
+
+    def _session_compacted(self, event: SessionCompacted, now: datetime) -> None:
+        self._orientations.compacted(event.session_id, now)
 
     def _introduce_failed(self, event: IntroduceFailed, now: datetime) -> None:
         self._coordinator.not_introduced(event, now)
@@ -521,7 +550,7 @@ class Broker:
         if agent is None:
             self._turns.forget(turn.session_id)
             return
-        delivering = self._channels[agent.id].under_way is not None
+        delivering = bool(self._channels[agent.id].under_way)
         match self._turns.seen(turn, delivering=delivering):
             case Next.LOOK_LATER:
                 self._watch(turn.session_id, now + self._policy.session_poll)
@@ -545,6 +574,12 @@ class Broker:
             self._turns.forget(event.session_id)
         else:
             self._watch(event.session_id, now + self._policy.session_poll)
+
+    def _turn_ended(self, event: TurnEnded, now: datetime) -> None:
+        del now
+        agent = self._roster.of_session(event.session_id)
+        if agent is not None:
+            self._actions.append(notices.turn_ended(agent.id, event))
 
     # ----------------------------------------------------------------------------------- time
 

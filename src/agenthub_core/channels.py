@@ -1,8 +1,8 @@
 """What waits for whom, and who goes next.
 
-A channel holds the messages for one recipient in order: urgent first, then by age. One goes at a
-time; channels go side by side. A channel is open while its recipient has a session, and may be held
-back until a time. What a message is, and what became of it, is the broker's business.
+A channel holds the messages for one recipient in order: urgent first, then by age. A few go at a
+time, in that order; channels go side by side. A channel is open while its recipient has a session,
+and may be held back until a time. What a message is, and what became of it, is the broker's.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ class Channel:
 
     recipient: str
     session_id: str | None = None
-    under_way: str | None = None
-    """The key of the message that is being injected."""
+    under_way: set[str] = field(factory=set)
+    """The keys of the messages that are being injected."""
     held_until: datetime | None = None
     failures: int = 0
     """Injections in a row that failed."""
@@ -45,6 +45,13 @@ class Channel:
         while self._queue and self._waiting.get(self._queue[0][-1]) != self._queue[0]:
             heapq.heappop(self._queue)
         return self._queue[0] if self._queue else None
+
+    def next(self, most: int) -> Iterator[str]:
+        """Take out what goes next, in order, so many at most."""
+        while most and (head := self.head()) is not None:
+            most -= 1
+            self.drop(head[-1])
+            yield head[-1]
 
     def recovered(self) -> None:
         self.failures = 0
@@ -84,8 +91,8 @@ class Channels:
         self[recipient].session_id = session_id
         self._judge(recipient)
 
-    def take(self, now: datetime) -> tuple[Channel, str] | None:
-        """The channel and the key of the message that goes next, now under way there."""
+    def take(self, now: datetime, most: int) -> tuple[Channel, tuple[str, ...]] | None:
+        """The channel that goes next, and the keys of its first messages, now under way there."""
         ready = (self._channels[name] for name in self._ready)
         candidates = [
             (head, channel.recipient, channel)
@@ -96,25 +103,30 @@ class Channels:
         ]
         if not candidates:
             return None
-        (*_, key), _, channel = min(candidates)
-        channel.drop(key)
-        self.occupy(channel.recipient, key)
-        return channel, key
+        *_, channel = min(candidates)
+        keys = tuple(channel.next(most))
+        self.occupy(channel.recipient, *keys)
+        return channel, keys
 
-    def occupy(self, recipient: str, key: str) -> None:
+    def occupy(self, recipient: str, *keys: str) -> None:
         """Something is under way there; nothing goes beside it."""
         channel = self[recipient]
-        channel.under_way = key
+        channel.under_way.update(keys)
         self._engaged[recipient] = channel.session_id
         self._judge(recipient)
 
-    def arrived(self, recipient: str) -> Channel:
-        """What was under way has come to an end, one or the other; the channel it was on."""
+    def arrived(self, recipient: str, key: str) -> Channel:
+        """Something under way has come to an end, one or the other; the channel it was on."""
         channel = self[recipient]
-        channel.under_way = None
-        self._engaged.pop(recipient, None)
+        channel.under_way.discard(key)
+        if not channel.under_way:
+            self._engaged.pop(recipient, None)
         self._judge(recipient)
         return channel
+
+    def into(self, session_id: str) -> list[Channel]:
+        """The channels that lead into a session."""
+        return [each for each in self._channels.values() if each.session_id == session_id]
 
     def is_engaged(self, session_id: str | None) -> bool:
         """Whether something is under way into that session, by whichever channel."""
@@ -128,7 +140,7 @@ class Channels:
     def is_idle(self, recipient: str) -> bool:
         """Whether nothing waits for the recipient, and nothing is under way."""
         channel = self._channels.get(recipient)
-        return channel is None or (channel.under_way is None and channel.head() is None)
+        return channel is None or not (channel.under_way or channel.head())
 
     def waiting(self) -> Iterator[str]:
         """The recipients that something waits for."""
@@ -143,10 +155,10 @@ class Channels:
 
     def _judge(self, recipient: str) -> None:
         channel = self._channels[recipient]
-        if channel.head() is None and channel.under_way is None and channel.session_id is None:
+        if not (channel.head() or channel.under_way or channel.session_id):
             del self._channels[recipient]  # nobody waits there: forget it, so names cost nothing
             self._ready.discard(recipient)
-        elif channel.session_id and channel.under_way is None and channel.head() is not None:
+        elif channel.session_id and not channel.under_way and channel.head() is not None:
             self._ready.add(recipient)
         else:
             self._ready.discard(recipient)

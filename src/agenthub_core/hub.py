@@ -14,6 +14,7 @@ import queue
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import groupby
 from typing import Any, Protocol
 
 from attrs import frozen
@@ -47,6 +48,7 @@ from agenthub_core.protocol import (
     MalformedArrived,
     MessageArrived,
     MessageWithdrawn,
+    NotInjected,
     OpenFailed,
     OpenSession,
     Orient,
@@ -57,6 +59,8 @@ from agenthub_core.protocol import (
     ResumeTurn,
     SaveAgent,
     SaveOriented,
+    SessionCompacted,
+    SessionFreed,
     SessionOpened,
     SessionsChanged,
     SessionsListed,
@@ -66,6 +70,7 @@ from agenthub_core.protocol import (
     StoreFailed,
     StoreRead,
     Tick,
+    TurnEnded,
     TurnSeen,
     TurnUnseen,
     UnreadableFound,
@@ -77,6 +82,10 @@ Observer = Callable[[Event, Sequence[Action]], None]
 """Told, on the hub's thread, of each event and the actions it led to. It must not raise."""
 
 _BEGINNING = datetime.min.replace(tzinfo=UTC)
+
+
+def _session_injected(action: Action) -> str | None:
+    return action.prompt.session_id if isinstance(action, Inject) else None
 
 
 class Executor(Protocol):
@@ -131,6 +140,10 @@ class _Look:
     """A hint that something was done in a session."""
 
 
+Told = SessionFreed | SessionCompacted | TurnEnded
+"""What the processes in which sessions live tell by themselves."""
+
+
 @frozen
 class _LookUp:
     """A hint that something is new about an agent."""
@@ -142,7 +155,7 @@ class _Wake:
     """Something to look up from the inbox for."""
 
 
-_Item = _Hint | _Look | _LookUp | _Outcome | _Crash | _Wake
+_Item = _Hint | _Look | _LookUp | Told | _Outcome | _Crash | _Wake
 
 
 class Hub:
@@ -180,7 +193,6 @@ class Hub:
         self._scanned = False
         self._stopping = False
         self._asks: dict[type[Action], Callable[[Any], tuple[Event, ...]]] = {
-            Inject: self._inject,
             Orient: self._orient,
             OpenSession: self._open,
             ListSessions: self._list,
@@ -216,6 +228,10 @@ class Hub:
     def look_up(self, name: str) -> None:
         """An agent may have registered itself, or anew; as with `hint`, or may not."""
         self._inbox.put(_LookUp(name))
+
+    def tell(self, told: Told) -> None:
+        """Something has happened in a session."""
+        self._inbox.put(told)
 
     def stop(self) -> None:
         """Let `run` return soon: what is under way is finished, or left waiting in the store.
@@ -275,7 +291,7 @@ class Hub:
         deadline = self._clock.now() + self._rhythm.drain
         while self._tasks and self._clock.now() < deadline:
             item = self._await(deadline)
-            if item is not None and not isinstance(item, _Hint | _Look | _LookUp):
+            if isinstance(item, _Outcome | _Crash):
                 self._take(item)
 
     def _take(self, item: _Item) -> None:
@@ -288,6 +304,8 @@ class Hub:
                 self._tell(SessionsChanged())
             case _LookUp(name):
                 self._tell(AgentChanged(name=name))
+            case SessionFreed() | SessionCompacted() | TurnEnded():
+                self._tell(item)
             case _Outcome(events, settled):
                 self._tasks -= 1
                 for event in events:
@@ -304,8 +322,13 @@ class Hub:
         actions = self._broker.handle(event, self._clock.now())
         for observe in self._observers:
             observe(event, actions)
-        for action in actions:
-            self._perform(action)
+        for session_id, together in groupby(actions, _session_injected):
+            if session_id is None:
+                for action in together:
+                    self._perform(action)
+            elif not self._stopping:  # nothing new is begun: what waits is found again
+                batch = [action for action in together if isinstance(action, Inject)]
+                self._start(self._executor, partial(self._inject, batch))
         if isinstance(event, Settled):
             # whoever wrote under this key since it was read has said something new
             self._inbox.put(_Hint(event.key, recovered=True))
@@ -360,7 +383,7 @@ class Hub:
     def _perform(self, action: Action) -> None:
         kind = type(action)
         if kind in self._asks:
-            if not self._stopping:  # nothing new is begun: what waits is found again
+            if not self._stopping:
                 self._start(self._executor, partial(self._asks[kind], action))
         elif kind in self._keeps:
             self._start(self._writer, partial(self._keeps[kind], action))
@@ -390,12 +413,17 @@ class Hub:
 
     # ------------------------------------------------- tasks, on whatever thread the executor has
 
-    def _inject(self, action: Inject) -> tuple[Event, ...]:
-        try:
-            receipt = self._relay.inject(action.prompt)
-        except RelayError as error:
-            return (InjectFailed(key=action.key, recipient=action.recipient, error=error),)
-        return (Injected(key=action.key, recipient=action.recipient, receipt=receipt),)
+    def _inject(self, batch: Sequence[Inject]) -> tuple[Event, ...]:
+        receipts, error = self._relay.inject_all([action.prompt for action in batch])
+        events: list[Event] = [
+            Injected(key=action.key, recipient=action.recipient, receipt=receipt)
+            for action, receipt in zip(batch, receipts, strict=False)  # those that were held
+        ]
+        if error is not None:
+            failed, *others = batch[len(receipts) :]
+            events.append(InjectFailed(key=failed.key, recipient=failed.recipient, error=error))
+            events += [NotInjected(key=each.key, recipient=each.recipient) for each in others]
+        return tuple(events)
 
     def _orient(self, action: Orient) -> tuple[Event, ...]:
         recipient, prompt = action.recipient, action.prompt

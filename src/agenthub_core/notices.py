@@ -11,7 +11,7 @@ from datetime import timedelta
 
 from agenthub_core.errors import RelayError, SessionBusy, StoreError, TurnFailed
 from agenthub_core.model import Agent, Fault, Message, Outcome
-from agenthub_core.protocol import Notify, Severity
+from agenthub_core.protocol import Notify, Severity, TurnEnded
 
 _DEBUG, _INFO, _WARNING, _ERROR = Severity
 
@@ -127,6 +127,29 @@ def turn_failed(agent: str, error: TurnFailed | None) -> Notify:
 
 def turn_abandoned(agent: str) -> Notify:
     return _turn(agent, _ERROR, "abandoned", "is cut off again and again")
+
+
+def turn_ended(agent: str, turn: TurnEnded) -> Notify:
+    """What it took is in the fields: seconds, tokens, US dollars."""
+    took = turn.ended - turn.began
+    cause = "a message" if turn.caused else "its user"
+    return Notify(
+        severity=_DEBUG,
+        topic="turn.ended",
+        text=f"{agent} has worked for {_span(took)}, for {cause}",
+        fields={
+            "agent": agent,
+            "session": turn.session_id,
+            "cause": "message" if turn.caused else "user",
+            "began": turn.began.isoformat(),
+            "seconds": took.total_seconds(),
+            "input": turn.usage.input,
+            "output": turn.usage.output,
+            "cache_read": turn.usage.cache_read,
+            "cache_write": turn.usage.cache_write,
+            "cost": turn.usage.cost,
+        },
+    )
 
 
 # -------------------------------------------------------------------------------- relay, store

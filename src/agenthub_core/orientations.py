@@ -33,6 +33,8 @@ class _Untold:
 
     created: datetime
     updated: datetime
+    again: bool = False
+    """It was told before, and what it was told was cut out."""
     failures: int = 0
     busy_at: datetime | None = None
     """When it was tried last, and could not be told."""
@@ -81,6 +83,20 @@ class Orientations:
         untold.busy_at, untold.updated = None, session.updated
         self._appoint(session.id, max(now, session.created + orientation.after))
 
+    def compacted(self, session_id: str, now: datetime) -> None:
+        """What the session was told may be gone: it is told again."""
+        orientation = self._policy.orientation
+        if orientation is not None and session_id in self._done:
+            self._untold[session_id] = _Untold(created=now, updated=now, again=True)
+            self._appoint(session_id, now + orientation.after)
+
+    def freed(self, session_id: str, now: datetime) -> None:
+        """Its turn has ended: whoever waited for that may be told at once."""
+        untold = self._untold.get(session_id)
+        if untold is not None and untold.busy_at is not None:
+            untold.busy_at = None
+            self._appoint(session_id, now)
+
     def delivered(self, session_id: str, now: datetime) -> None:
         """The session holds a message: now it knows as much."""
         if self._untold.pop(session_id, None) is not None:
@@ -100,7 +116,7 @@ class Orientations:
         ):
             self._appoint(session_id, now + self._policy.session_poll)
             return
-        self._channels.occupy(agent.id, f"orientation of {session_id}")
+        self._channels.occupy(agent.id, _under_way(session_id))
         wakes = self._policy.orientation is not None and self._policy.orientation.wakes
         prompt = prompts.orientation(
             agent,
@@ -108,21 +124,22 @@ class Orientations:
             others=self._others(agent, now),
             wakes=wakes,
             created=untold.created,
+            again=untold.again,
         )
         self._act(Orient(recipient=agent.id, prompt=prompt))
 
     def oriented(self, event: Oriented, now: datetime) -> None:
         """The session holds it."""
-        self._channels.arrived(event.recipient)
         session_id = event.receipt.session_id
+        self._channels.arrived(event.recipient, _under_way(session_id))
         if self._untold.pop(session_id, None) is not None:
             self._finish(session_id, now)
             self._act(notices.agent_oriented(event.recipient))
 
     def failed(self, event: OrientFailed, now: datetime) -> None:
         """The session does not hold it."""
-        self._channels.arrived(event.recipient)
         session_id, error = event.session_id, event.error
+        self._channels.arrived(event.recipient, _under_way(session_id))
         orientation, untold = self._policy.orientation, self._untold.get(session_id)
         if untold is None or orientation is None:
             return
@@ -155,3 +172,8 @@ class Orientations:
             and now - other.last_seen <= self._policy.agent_stale
         ]
         return sorted(here, key=lambda other: other.last_seen, reverse=True)
+
+
+def _under_way(session_id: str) -> str:
+    """Stands for a message's key while the session is told."""
+    return f"orientation of {session_id}"

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from attrs import frozen
 
+from agenthub_core.errors import RelayError
 from agenthub_core.model import (
     Agent,
     Fault,
@@ -217,6 +218,14 @@ class SessionRelay(Protocol):
         Raises `SessionUnknown`; `SessionBusy` where another process is at work on the session, or a
         prompt that does not wake cannot go in, and then nothing was done; `PromptInvalid`;
         `PromptNotHeld`.
+        """
+        ...
+
+    def inject_all(self, prompts: Sequence[Prompt]) -> tuple[Sequence[Receipt], RelayError | None]:
+        """The same for several prompts to one session, in this order.
+
+        The receipts of those that it holds, and what kept it from holding the next one, if
+        anything did: those after it were not tried.
         """
         ...
 

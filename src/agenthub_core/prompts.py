@@ -86,14 +86,22 @@ def delivery(
 
 
 def orientation(
-    agent: Agent, *, session_id: str, others: Sequence[Agent], wakes: bool, created: datetime
+    agent: Agent,
+    *,
+    session_id: str,
+    others: Sequence[Agent],
+    wakes: bool,
+    created: datetime,
+    again: bool = False,
 ) -> Prompt:
     """The prompt that tells a session who it is: the same one, whenever it is made.
 
-    `created` is the session's time. It is the prompt's own, too, which must not change.
+    `created` is the session's time, or when what it was told was lost and it is to be told `again`.
+    It is the prompt's own, too, which must not change.
     """
+    occasion = ("again", created.isoformat()) if again else ()
     return Prompt(
-        id=fingerprint("orientation", agent.id, session_id),
+        id=fingerprint("orientation", agent.id, session_id, *occasion),
         session_id=session_id,
         text=_orientation_text(agent.id, others),
         written=created,

@@ -2,7 +2,7 @@
 
 An action is performed by whoever drives the broker, and its outcome comes back as an event:
 
-    Inject        -> Injected | InjectFailed
+    Inject        -> Injected | InjectFailed | NotInjected
     Orient        -> Oriented | OrientFailed
     OpenSession   -> SessionOpened | OpenFailed
     ListSessions  -> SessionsListed | ListingFailed
@@ -36,6 +36,7 @@ from agenthub_core.model import (
     SessionSpec,
     Settlement,
     Turn,
+    Usage,
 )
 
 # ------------------------------------------------------------------------------------- events
@@ -96,6 +97,32 @@ class SessionsChanged:
 
 
 @frozen(kw_only=True)
+class SessionFreed:
+    """A session that was at work, or waited for its user, may take prompts again."""
+
+    session_id: str
+
+
+@frozen(kw_only=True)
+class SessionCompacted:
+    """What was said in a session was replaced by a summary, which may leave anything out."""
+
+    session_id: str
+
+
+@frozen(kw_only=True)
+class TurnEnded:
+    """A session's model has worked, and come to an end."""
+
+    session_id: str
+    began: datetime
+    ended: datetime
+    usage: Usage
+    caused: bool
+    """Whether it was a prompt of the hub's that began it."""
+
+
+@frozen(kw_only=True)
 class AgentChanged:
     """Something may be new about an agent in the store: a hint."""
 
@@ -125,6 +152,14 @@ class InjectFailed:
     key: str
     recipient: str
     error: RelayError
+
+
+@frozen(kw_only=True)
+class NotInjected:
+    """It was not tried, for one before it, into the same session, had failed."""
+
+    key: str
+    recipient: str
 
 
 @frozen(kw_only=True)
@@ -229,10 +264,14 @@ Event = (
     | SessionsListed
     | ListingFailed
     | SessionsChanged
+    | SessionFreed
+    | SessionCompacted
+    | TurnEnded
     | AgentChanged
     | AgentFound
     | Injected
     | InjectFailed
+    | NotInjected
     | Oriented
     | OrientFailed
     | SessionOpened
@@ -253,7 +292,10 @@ Event = (
 
 @frozen(kw_only=True)
 class Inject:
-    """Hand the prompt to its session and see that it is held."""
+    """Hand the prompt to its session and see that it is held.
+
+    Several for one session follow one another among the actions, and go there in that order.
+    """
 
     key: str
     recipient: str

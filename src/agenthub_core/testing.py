@@ -369,6 +369,15 @@ class MemoryRelay:
                     self._run(conversation)
             return Receipt(prompt_id=prompt.id, session_id=prompt.session_id)
 
+    def inject_all(self, prompts: Sequence[Prompt]) -> tuple[Sequence[Receipt], RelayError | None]:
+        receipts: list[Receipt] = []
+        for prompt in prompts:
+            try:
+                receipts.append(self.inject(prompt))
+            except RelayError as error:
+                return receipts, error
+        return receipts, None
+
     def turn(self, session_id: str) -> Turn:
         with self._lock:
             self._answer()

@@ -22,8 +22,11 @@ def channels(*recipients: str) -> Channels:
 
 
 def take(channels: Channels, now: datetime = NOON) -> tuple[str, str] | None:
-    taken = channels.take(now)
-    return None if taken is None else (taken[0].recipient, taken[1])
+    taken = channels.take(now, 1)
+    if taken is None:
+        return None
+    channel, (key,) = taken
+    return channel.recipient, key
 
 
 @pytest.mark.parametrize(
@@ -41,7 +44,7 @@ def test_rank_goes_before_age_and_age_before_arrival(first: Place, second: Place
         for place in places:
             queue.put("bob", place)
         assert take(queue) == ("bob", first[-1])
-        queue.arrived("bob")
+        queue.arrived("bob", first[-1])
         assert take(queue) == ("bob", second[-1])
 
 
@@ -85,7 +88,7 @@ def test_what_was_dropped_and_put_again_goes_from_its_new_place() -> None:
     order = []
     while (taken := take(queue)) is not None:
         order.append(taken[1])
-        queue.arrived("bob")
+        queue.arrived("bob", taken[1])
     assert order == ["first", "second", "moved"]
 
 
