@@ -6,7 +6,8 @@ globally, and nothing happens at import.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 
 from attrs import frozen
@@ -53,6 +54,12 @@ class Prices:
         )
 
 
+def named(name: str, labels: Mapping[str, str]) -> str:
+    """A figure's name as it stands in the exported file."""
+    told = ",".join(f'{label}="{value}"' for label, value in sorted(labels.items()))
+    return f"{name}{{{told}}}" if told else name
+
+
 class Metrics:
     """An `Observer` of the hub that counts. `prices` are for the coordinator's model."""
 
@@ -63,6 +70,9 @@ class Metrics:
         def counter(name: str, text: str) -> Counter:
             return Counter(f"agent_hub_{name}", text, registry=self.registry)
 
+        def labelled(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"agent_hub_{name}", text, ["agent", *labels], registry=self.registry)
+
         self._messages = counter("messages", "Messages that arrived")
         self._failed = counter("messages_failed", "Messages that became dead letters")
         self._injections = counter("injections", "Prompts that a session holds")
@@ -70,6 +80,12 @@ class Metrics:
         self._refused = counter("injections_failed", "Injections that failed after retries")
         self._agents = counter("agents_auto_created", "Sessions that became agents")
         self._oriented = counter("sessions_oriented", "Sessions that were told who they are")
+        self._turns = labelled("agent_turns", "Turns that it has worked", "cause")
+        self._busy = labelled("agent_busy_seconds", "How long it has worked")
+        self._idle = labelled("agent_idle_seconds", "How long it has not, between two turns")
+        self._tokens = labelled("agent_tokens", "Tokens that its turns have used", "kind")
+        self._cost = labelled("agent_cost_usd", "What its turns have cost, in US dollars")
+        self._rested: dict[str, datetime] = {}
         self._waiting: set[str] = set()
         # what was counted as ended and still lies in the store: it may be told of again
         self._ending: set[str] = set()
@@ -146,8 +162,23 @@ class Metrics:
                 self._retried.inc()
             case Notify(topic="agent.registered"):
                 self._agents.inc()
+            case Notify(topic="turn.ended", fields=fields):
+                self._count_turn(fields)
             case _:
                 pass
+
+    def _count_turn(self, fields: Mapping[str, str | int | float]) -> None:
+        agent, seconds = str(fields["agent"]), float(fields["seconds"])
+        began = datetime.fromisoformat(str(fields["began"]))
+        rested = self._rested.get(agent)
+        if rested is not None:
+            self._idle.labels(agent).inc(max((began - rested).total_seconds(), 0))
+        self._rested[agent] = began + timedelta(seconds=seconds)
+        self._turns.labels(agent, fields["cause"]).inc()
+        self._busy.labels(agent).inc(seconds)
+        for kind in ("input", "output", "cache_read", "cache_write"):
+            self._tokens.labels(agent, kind).inc(float(fields[kind]))
+        self._cost.labels(agent).inc(float(fields["cost"]))
 
     def _count_end(self, settlement: Settlement) -> None:
         if settlement.outcome.is_dead_letter:
@@ -157,9 +188,9 @@ class Metrics:
                 self._refused.inc()
 
     def totals(self) -> dict[str, float]:
-        """Every figure by its exported name."""
+        """Every figure by its exported name, with its labels."""
         return {
-            sample.name: sample.value
+            named(sample.name, sample.labels): sample.value
             for metric in self.registry.collect()
             for sample in metric.samples
             if not sample.name.endswith("_created")

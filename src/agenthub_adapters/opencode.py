@@ -5,7 +5,8 @@ What it must know of OpenCode, and the core need not:
 - 204 means accepted, not held: the receipt is the message itself, asked for by its id. OpenCode
   stores it first and its text after it, so without the text it is no receipt.
 - A prompt runs as the agent `build` unless it names the session's own agent and model.
-- Two processes at work on one session lose turns, and a server knows only of its own. A session's
+- Two processes at work on one session lose turns, and a server knows only of its own. So a prompt
+  goes through the process to which the session belongs, if that is an endpoint. Else the session's
   last message tells whether a turn is under way in any of them; of the hub's own prompts we know
   that their turn runs in this server.
 - The same message id and part id are one message, and repeating an old one makes the model speak.
@@ -24,12 +25,16 @@ import hashlib
 import re
 import threading
 import time
-from collections.abc import Sequence
-from datetime import timedelta
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+from itertools import groupby
+from typing import Any, Protocol
 
 from attrs import frozen
 
 from agenthub_adapters.opencode_api import (
+    OWN,
+    OWN_PROMPT,
     USER,
     Info,
     Model,
@@ -37,8 +42,11 @@ from agenthub_adapters.opencode_api import (
     Part,
     Rule,
     SessionRow,
+    Setting,
     Unicode,
     gone,
+    prompt_body,
+    usage,
 )
 from agenthub_core import (
     Clock,
@@ -53,14 +61,7 @@ from agenthub_core import (
     Turn,
     TurnFailed,
     TurnState,
-    Usage,
 )
-
-_OWN = "AgHub"
-"""Stands in the ids of the hub's messages where OpenCode's own are random (one in 62**5 is so by
-chance): thus they are known, in any process and after any restart."""
-
-_OWN_MESSAGE = re.compile(rf"msg_[0-9a-f]{{12}}{_OWN}[0-9A-Za-z]+")
 
 _TOLD = "AgTld"
 """The same in the ids of those that wake nobody: as a session's last message they are no sign of a
@@ -78,8 +79,54 @@ _FRESH = 0.25
 
 _REMEMBERED = 10_000  # looks; some megabytes
 
+_BETWEEN = 8  # messages of others among those of a burst
+
 _FIRST_LOOK = 0.002  # seconds before the receipt is asked for again; doubles each time
 _LONGEST_WAIT = 0.25  # seconds between two askings: 20 in the 5 s of the default timeout
+
+
+class Owner(Protocol):
+    """The process to which a session belongs."""
+
+    def setting(self, session_id: str) -> Setting | None:
+        """What the session works with now; None where its process has not heard."""
+        ...
+
+    def prompt(
+        self, session_id: str, bodies: Sequence[Mapping[str, Any]]
+    ) -> tuple[int, RelayError | None]:
+        """Hand prompts to a session, in order; how many were accepted, and why no more were.
+
+        They are accepted, not held. Raises `RelayUnreachable` where nobody knows what was done.
+        """
+        ...
+
+
+class Owners(Protocol):
+    """The processes in which sessions may live, as far as they tell."""
+
+    def owner(self, session_id: str) -> Owner | None:
+        """The one to which a session belongs; None where it lives in none of them."""
+        ...
+
+    def at_work(self, session_id: str) -> bool:
+        """Whether one of them is in the middle of a turn of the session."""
+        ...
+
+    def lost(self, session_id: str) -> datetime | None:
+        """When a process ended in the middle of a turn of the session, if one did."""
+        ...
+
+
+class _Nobody:
+    def owner(self, _: str) -> None:
+        return None
+
+    def at_work(self, _: str) -> bool:
+        return False
+
+    def lost(self, _: str) -> None:
+        return None
 
 
 @frozen(kw_only=True)
@@ -107,14 +154,15 @@ class _Look:
         if self.last is None:
             return None
         prompt = self.last.id if self.last.role == "user" else self.last.parent
-        return prompt if _OWN_MESSAGE.fullmatch(prompt) else None
+        return prompt if OWN_PROMPT.fullmatch(prompt) else None
 
 
 class OpenCodeRelay:
     """Puts prompts into the sessions of one OpenCode server. Close it when done.
 
-    `timeout` bounds each request, and the wait for a receipt. `busy_limit`: a turn under way in
-    another process that has said nothing for so long is taken for one that was killed.
+    `owners` knows the processes in which sessions live, beside the server. `timeout` bounds each
+    request, and the wait for a receipt. `busy_limit`: a turn under way in another process that has
+    said nothing for so long is taken for one that was killed.
     """
 
     def __init__(
@@ -126,11 +174,13 @@ class OpenCodeRelay:
         user: str = USER,
         timeout: timedelta = timedelta(seconds=5),
         busy_limit: timedelta = timedelta(minutes=30),
+        owners: Owners | None = None,
     ) -> None:
         self._api = OpenCodeApi(url, user=user, password=password, timeout=timeout)
         self._clock = clock
         self._timeout = timeout
         self._busy_limit = busy_limit
+        self._owners = owners or _Nobody()
         self._lock = threading.Lock()
         self._looks: dict[str, tuple[float, _Look]] = {}
 
@@ -169,33 +219,23 @@ class OpenCodeRelay:
         )
 
     def inject(self, prompt: Prompt) -> Receipt:
-        receipt = Receipt(prompt_id=prompt.id, session_id=prompt.session_id)
-        message_id, part_id = _ids(prompt)
-        if prompt.repeated and self._texts(prompt.session_id, message_id):
-            self.resume(prompt.session_id, message_id)
-            return receipt
-        if not prompt.wakes:
-            self._check_idle(prompt.session_id)
-        look = self._look(prompt.session_id)  # by now as fresh as the check wanted it
-        if self._at_work_elsewhere(look):
-            look = self._look(prompt.session_id, fresh=True)  # its turn may have ended since
-        if self._at_work_elsewhere(look):
-            raise SessionBusy(
-                "another OpenCode process is at work on the session; they go in when its turn ends"
-            )
-        synthetic = not prompt.wakes and look.last is None
-        part = Part(id=part_id, type="text", text=prompt.text, synthetic=synthetic)
-        self._api.prompt(look.session, message_id, [part], wakes=prompt.wakes)
-        self._await_receipt(message_id, look)
-        return receipt
+        receipts, error = self.inject_all([prompt])
+        if error is not None:
+            raise error
+        return receipts[0]
 
     def inject_all(self, prompts: Sequence[Prompt]) -> tuple[Sequence[Receipt], RelayError | None]:
         receipts: list[Receipt] = []
-        for prompt in prompts:
-            try:
-                receipts.append(self.inject(prompt))
-            except RelayError as error:
-                return receipts, error
+        try:
+            for is_news, together in groupby(prompts, _is_news):
+                if is_news and (owner := self._owners.owner(prompts[0].session_id)) is not None:
+                    self._hand_over(list(together), owner, receipts)
+                    continue
+                for prompt in together:
+                    self._inject(prompt)
+                    receipts.append(_receipt(prompt))
+        except RelayError as error:
+            return receipts, error
         return receipts, None
 
     def turn(self, session_id: str) -> Turn:
@@ -208,9 +248,63 @@ class OpenCodeRelay:
             return
         if texts := self._texts(session_id, prompt_id):
             # the same ids and the same text: OpenCode adds nothing and runs the turn
-            self._api.prompt(look.session, prompt_id, texts)
+            self._prompt(session_id, prompt_body(look.session, prompt_id, texts))
 
     # ------------------------------------------------------------------------------- prompts
+
+    def _inject(self, prompt: Prompt) -> None:
+        """Any prompt, one by itself."""
+        session_id = prompt.session_id
+        message_id, part_id = _ids(prompt)
+        if prompt.repeated and self._texts(session_id, message_id):
+            return self.resume(session_id, message_id)
+        if not prompt.wakes:
+            self._check_idle(session_id)
+        look = self._look(session_id)  # by now as fresh as the check wanted it
+        if self._at_work_elsewhere(look):
+            look = self._look(session_id, fresh=True)  # its turn may have ended since
+        if self._at_work_elsewhere(look):
+            raise SessionBusy(
+                "another OpenCode process is at work on the session; they go in when its turn ends"
+            )
+        synthetic = not prompt.wakes and look.last is None
+        part = Part(id=part_id, type="text", text=prompt.text, synthetic=synthetic)
+        self._prompt(session_id, prompt_body(look.session, message_id, [part], wakes=prompt.wakes))
+        return self._await_receipt(message_id, look.session)
+
+    def _prompt(self, session_id: str, body: Mapping[str, Any]) -> None:
+        """Through the process to which the session belongs, or through the server."""
+        owner = self._owners.owner(session_id)
+        if owner is None:
+            return self._api.prompt(session_id, body)
+        _, error = owner.prompt(session_id, [body])
+        if error is not None:
+            raise error
+        return None
+
+    def _hand_over(self, prompts: Sequence[Prompt], owner: Owner, receipts: list[Receipt]) -> None:
+        """Prompts that no session holds yet, in one go; their receipts, as they come in."""
+        session_id = prompts[0].session_id
+        session = owner.setting(session_id) or self._look(session_id).session
+        ids = [_ids(prompt) for prompt in prompts]
+        bodies = [
+            prompt_body(session, message_id, [Part(id=part_id, type="text", text=prompt.text)])
+            for prompt, (message_id, part_id) in zip(prompts, ids, strict=True)
+        ]
+        accepted, error = owner.prompt(session_id, bodies)
+        held = self._held(session_id, accepted) if accepted > 1 else set()
+        for prompt, (message_id, _) in zip(prompts[:accepted], ids, strict=False):
+            if message_id not in held:
+                self._await_receipt(message_id, session)
+            receipts.append(_receipt(prompt))
+        if error is not None:
+            raise error
+
+    def _held(self, session_id: str, count: int) -> set[str]:
+        """The messages that the session holds, of its last ones: one request for a burst."""
+        spoken = 2 * count + _BETWEEN  # the model may have answered each, in the meantime
+        last = self._api.last_messages(session_id, spoken) or []
+        return {each.info.id for each in last if any(part.type == "text" for part in each.parts)}
 
     def _turn(self, look: _Look) -> Turn:
         session_id = look.session.id
@@ -229,12 +323,12 @@ class OpenCodeRelay:
             state = TurnState.ABANDONED if error is None else TurnState.FAILED
         return Turn(session_id=session_id, state=state, prompt_id=message_id, error=error)
 
-    def _await_receipt(self, message_id: str, look: _Look) -> None:
+    def _await_receipt(self, message_id: str, session: Setting) -> None:
         give_up = time.monotonic() + self._timeout.total_seconds()
         wait = _FIRST_LOOK
-        while not self._texts(look.session.id, message_id):
+        while not self._texts(session.id, message_id):
             if time.monotonic() + wait > give_up:
-                agent = look.session.agent
+                agent = session.agent
                 cause = f": is there still an agent {agent}?" if agent else ""
                 raise PromptNotHeld(f"OpenCode accepted the prompt, but it never appeared{cause}")
             time.sleep(wait)
@@ -278,10 +372,15 @@ class OpenCodeRelay:
             return False
         if self._clock.now() - look.last.time.created > self._busy_limit:
             return False  # a turn that was killed looks like this, for ever
+        lost = self._owners.lost(look.session.id)
+        if lost is not None and look.last.time.created <= lost:
+            return False  # as this one was
         return not self._at_work_here(look)
 
     def _at_work_here(self, look: _Look) -> bool:
-        """Whether this server itself runs, or is about to repeat, a turn of the session."""
+        """Whether the server, or an endpoint, runs a turn of the session, or is about to."""
+        if self._owners.at_work(look.session.id):
+            return True
         status = self._api.statuses(look.session.directory).get(look.session.id)
         return status is not None and status.type != "idle"
 
@@ -302,6 +401,15 @@ class OpenCodeRelay:
         )
 
 
+def _is_news(prompt: Prompt) -> bool:
+    """Whether it may go in with others: no session can hold it yet, and it waits for nothing."""
+    return prompt.wakes and not prompt.repeated
+
+
+def _receipt(prompt: Prompt) -> Receipt:
+    return Receipt(prompt_id=prompt.id, session_id=prompt.session_id)
+
+
 def _ids(prompt: Prompt) -> tuple[str, str]:
     """OpenCode's names of a prompt's message and part: the same for the same prompt.
 
@@ -309,13 +417,12 @@ def _ids(prompt: Prompt) -> tuple[str, str]:
     """
     moment = (int(prompt.written.timestamp() * 1000) * 0x1000) % 2**48
     digest = hashlib.sha256(f"{prompt.id} {prompt.session_id}".encode()).digest()
-    own = _OWN if prompt.wakes else _TOLD
+    own = OWN if prompt.wakes else _TOLD
     tail = "".join(_BASE62[byte % len(_BASE62)] for byte in digest)[: 14 - len(own)]
     return f"msg_{moment:012x}{own}{tail}", f"prt_{moment:012x}{own}{tail}"
 
 
 def _session(row: SessionRow) -> Session:
-    tokens = row.tokens
     return Session(
         id=row.id,
         slug=row.slug,
@@ -323,13 +430,7 @@ def _session(row: SessionRow) -> Session:
         directory=row.directory,
         created=row.time.created,
         updated=row.time.updated or row.time.created,
-        usage=Usage(
-            input=tokens.input,
-            output=tokens.output + tokens.reasoning,
-            cache_read=tokens.cache.read,
-            cache_write=tokens.cache.write,
-            cost=row.cost,
-        ),
+        usage=usage(row.tokens, row.cost),
     )
 
 

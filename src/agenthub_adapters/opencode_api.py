@@ -22,7 +22,7 @@ from attrs import asdict, field, frozen, validators
 from cattrs import BaseValidationError, Converter, transform_error
 from cattrs.gen import make_dict_structure_fn
 
-from agenthub_core import PromptInvalid, RelayRefused, RelayUnreachable, SessionUnknown
+from agenthub_core import PromptInvalid, RelayRefused, RelayUnreachable, SessionUnknown, Usage
 from agenthub_core.model import IDENTIFIER_LENGTH, shown
 
 _log = logging.getLogger(__name__)
@@ -32,6 +32,12 @@ USER = "opencode"
 
 _SESSION_ID = re.compile(rf"ses[A-Za-z0-9_-]{{,{IDENTIFIER_LENGTH - 3}}}")
 """Other ids than these OpenCode answers with an error of its own, and some mean another path."""
+
+OWN = "AgHub"
+"""Stands in the ids of the hub's messages where OpenCode's own are random (one in 62**5 is so by
+chance): thus they are known, in any process and after any restart. The plugin knows them, too."""
+
+OWN_PROMPT = re.compile(rf"msg_[0-9a-f]{{12}}{OWN}[0-9A-Za-z]+")
 
 _LISTED = 10_000
 """Sessions asked for at once: more than anybody has active in an hour; 5,000 take 45 ms."""
@@ -84,14 +90,20 @@ class Tokens:
 
 
 @frozen(kw_only=True)
-class SessionRow:
+class Setting:
+    """A session, and what it works with: each prompt must name that, for it to stay so."""
+
     id: str = field(validator=validators.matches_re(_SESSION_ID))
+    agent: Unicode | None = None
+    model: Model | None = None
+
+
+@frozen(kw_only=True)
+class SessionRow(Setting):
     time: Times
     slug: Unicode = Unicode("")
     title: Unicode = Unicode("")
     directory: Unicode = Unicode("")
-    agent: Unicode | None = None
-    model: Model | None = None
     cost: float = 0.0
     tokens: Tokens = field(factory=Tokens)
 
@@ -264,29 +276,16 @@ class OpenCodeApi:
         known = self._get("/config/providers", _Providers, {"directory": directory})
         return None if known is None else known.providers
 
-    def prompt(
-        self, session: SessionRow, message_id: str, parts: Sequence[Part], *, wakes: bool = True
-    ) -> None:
-        """Hand a prompt to a session, with its own agent and model. It is accepted, not held.
-
-        One that does not wake is stored, and no turn is run on it.
+    def prompt(self, session_id: str, body: Mapping[str, Any]) -> None:
+        """Hand a prompt to a session. It is accepted, not held.
 
         Raises `SessionUnknown` and `PromptInvalid`.
         """
-        body: dict[str, Any] = {"messageID": message_id, "parts": list(map(asdict, parts))}
-        if not wakes:
-            body["noReply"] = True
-        if session.agent is not None:
-            body["agent"] = session.agent
-        if session.model is not None:
-            body["model"] = {"providerID": session.model.provider, "modelID": session.model.id}
-            if session.model.variant is not None:
-                body["variant"] = session.model.variant
-        response = self._request("POST", f"{_path(session.id)}/prompt_async", body=body)
+        response = self._request("POST", f"{_path(session_id)}/prompt_async", body=body)
         if "content-type" in response.headers and not _is_json(response):
             raise self._strange(response)  # a page, of the web UI or of another program
         if response.status_code == httpx.codes.NOT_FOUND:
-            raise gone(session.id)
+            raise gone(session_id)
         if response.is_client_error:
             raise PromptInvalid(f"OpenCode will not take the prompt: {_explanation(response)}")
 
@@ -377,6 +376,35 @@ class OpenCodeApi:
                 "OpenCode's log tells why"
             )
         return response
+
+
+def prompt_body(
+    session: Setting, message_id: str, parts: Sequence[Part], *, wakes: bool = True
+) -> Mapping[str, Any]:
+    """A prompt for a session, with its own agent and model.
+
+    One that does not wake is stored, and no turn is run on it.
+    """
+    body: dict[str, Any] = {"messageID": message_id, "parts": list(map(asdict, parts))}
+    if not wakes:
+        body["noReply"] = True
+    if session.agent is not None:
+        body["agent"] = session.agent
+    if session.model is not None:
+        body["model"] = {"providerID": session.model.provider, "modelID": session.model.id}
+        if session.model.variant is not None:
+            body["variant"] = session.model.variant
+    return body
+
+
+def usage(tokens: Tokens, cost: float) -> Usage:
+    return Usage(
+        input=tokens.input,
+        output=tokens.output + tokens.reasoning,
+        cache_read=tokens.cache.read,
+        cache_write=tokens.cache.write,
+        cost=cost,
+    )
 
 
 def gone(session_id: str) -> SessionUnknown:

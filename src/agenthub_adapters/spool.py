@@ -8,6 +8,7 @@
     oriented_sessions.json     sessions that were told who they are, and when
     introductions.json         the agents that each session of the coordinator was told of
     hub.json                   when a hub first began here
+    run/                       the sockets of the OpenCode processes in which sessions live
     tmp/                       files that are being written
     daemon.lock                held by the daemon that owns the spool
 
@@ -121,6 +122,7 @@ class FileSpool:
                 self.malformed.directory,
                 self.registry,
                 self._files.tmp,
+                self.root / "run",
             )
             for directory in (self.root, *below):
                 directory.mkdir(parents=True, exist_ok=True, mode=0o700)

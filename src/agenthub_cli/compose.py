@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterator
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from agenthub_adapters.clock import SystemClock
 from agenthub_adapters.spool import FileSpool
@@ -36,6 +36,9 @@ from agenthub_core import (
     StoreUnwritable,
 )
 from agenthub_core.model import COORDINATOR
+
+if TYPE_CHECKING:
+    from agenthub_adapters.metrics import Prices
 
 _log = logging.getLogger("agenthub")
 
@@ -155,13 +158,36 @@ def _opencodes_home() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local/share") / "opencode"
 
 
+def _instruct_coordinator(settings: Settings) -> None:
+    from agenthub_adapters import instructions
+
+    home = settings.coordinator_home
+    instructions.place(
+        home,
+        is_hubs=settings.directory in home.parents,
+        wanted=settings.coordinator_instructions,
+        user_directory=CONFIG_FILE.expanduser().parent,
+    )
+
+
+def _prices(settings: Settings) -> Prices:
+    from agenthub_adapters.metrics import Prices
+
+    return Prices(
+        input=settings.price_input,
+        output=settings.price_output,
+        cache_read=settings.price_cache_read,
+        cache_write=settings.price_cache_write,
+    )
+
+
 def run_daemon(settings: Settings, *, fresh: bool = False) -> None:
     """Deliver messages until SIGTERM or SIGINT. Raises `AgentHubError` where it cannot begin.
 
     `fresh` forgets the sessions of earlier runs.
     """
-    from agenthub_adapters import instructions
-    from agenthub_adapters.metrics import Metrics, Prices
+    from agenthub_adapters.endpoints import Endpoints
+    from agenthub_adapters.metrics import Metrics
     from agenthub_adapters.opencode import OpenCodeRelay
     from agenthub_adapters.opencode_events import OpenCodeDatabase, OpenCodeEvents
     from agenthub_adapters.opencode_server import OpenCodeServer
@@ -182,22 +208,10 @@ def run_daemon(settings: Settings, *, fresh: bool = False) -> None:
     server = OpenCodeServer(
         settings.opencode_port, root=settings.directory, password=settings.opencode_password or None
     )
-    prices = Prices(
-        input=settings.price_input,
-        output=settings.price_output,
-        cache_read=settings.price_cache_read,
-        cache_write=settings.price_cache_write,
-    )
-    metrics, policy = Metrics(prices), settings.policy()
+    metrics, policy = Metrics(_prices(settings)), settings.policy()
     with spool.claim():
         if settings.coordinator:
-            home = settings.coordinator_home
-            instructions.place(
-                home,
-                is_hubs=settings.directory in home.parents,
-                wanted=settings.coordinator_instructions,
-                user_directory=CONFIG_FILE.expanduser().parent,
-            )
+            _instruct_coordinator(settings)
         if fresh:
             spool.begin_anew(clock.now())
         began = spool.began(clock.now())  # before OpenCode is asked for its sessions
@@ -209,11 +223,10 @@ def run_daemon(settings: Settings, *, fresh: bool = False) -> None:
                     raise
                 return
             _log.info("OpenCode is at %s%s", found.url, ", started by the hub" * bool(found.pid))
+            run, timeout = settings.directory / "run", settings.injection_timeout
+            endpoints = Endpoints(run, timeout=timeout)
             relay = OpenCodeRelay(
-                found.url,
-                clock=clock,
-                password=found.password,
-                timeout=settings.injection_timeout,
+                found.url, clock=clock, password=found.password, timeout=timeout, owners=endpoints
             )
             stop.hub = hub = Hub(
                 broker=Broker(
@@ -238,8 +251,10 @@ def run_daemon(settings: Settings, *, fresh: bool = False) -> None:
                 Supervisor(server, backoff=policy.backoff),
                 Watcher(spool.messages, hub.hint),
                 Watcher(spool.registry, lambda name: hub.look_up(Path(name).stem)),
+                Watcher(run, endpoints.found),
                 OpenCodeEvents(found.url, hub.look, password=found.password),
                 OpenCodeDatabase(_opencodes_home(), hub.look),
+                endpoints.listening(hub.look, hub.tell),
             ):
                 watching = {"topic": "daemon.watching"}
                 _log.info("watching %s; Ctrl-C ends it", spool.messages, extra=watching)

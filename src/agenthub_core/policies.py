@@ -156,9 +156,9 @@ class Policy:
     """Before the store is asked again to settle what it could not (a full disk)."""
     workers: int = field(default=4, validator=_at_least(1))
     """Injections under way at once (AGENT_HUB_INJECTION_WORKERS)."""
-    batch: int = field(default=32, validator=_at_least(1))
-    """Messages that are handed to one session at once: OpenCode needs some 8 ms for each, and 30
-    for a request while it is at work, and has 5 s for them all."""
+    batch: int = field(default=100, validator=_at_least(1))
+    """Messages that are handed to one session at once: OpenCode needs some 8 ms for each, but 30
+    for each request while it is at work."""
     backoff: Backoff = field(factory=Backoff)
     orientation: Orientation | None = None
     """None where nobody is told who they are."""

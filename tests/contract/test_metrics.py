@@ -17,7 +17,7 @@ import pytest
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
-from agenthub_adapters.metrics import Metrics, Prices
+from agenthub_adapters.metrics import Metrics, Prices, named
 from agenthub_core import (
     Event,
     PromptInvalid,
@@ -35,6 +35,7 @@ from agenthub_core.protocol import (
     Oriented,
     Quarantined,
     SessionOpened,
+    TurnEnded,
 )
 from tests.unit.builders import FAULT, Actions, Story, message, session
 
@@ -80,7 +81,7 @@ class Counted(Story):
 def exported(path: Path) -> Mapping[str, float]:
     """Every figure in the file, as Prometheus reads it."""
     return {
-        sample.name: sample.value
+        named(sample.name, sample.labels): sample.value
         for family in text_string_to_metric_families(path.read_text())
         for sample in family.samples
         if not sample.name.endswith("_created")  # the library's own: since when it counts
@@ -337,6 +338,44 @@ def test_where_opencode_knows_no_price_the_users_are_taken() -> None:
     story.tell(SessionOpened(session=own(usage=usage)))
 
     assert story.count("coordinator_estimated_cost_usd") == pytest.approx(22.05)
+
+
+def test_what_an_agent_works_rests_and_costs_is_counted_by_what_caused_it() -> None:
+    story = Counted("bob")
+
+    def works(began: int, ended: int, *, caused: bool) -> None:
+        story.tell(
+            TurnEnded(
+                session_id="ses_bob",
+                began=story.now + timedelta(seconds=began),
+                ended=story.now + timedelta(seconds=ended),
+                usage=Usage(input=100, output=20, cache_read=7, cache_write=3, cost=0.25),
+                caused=caused,
+            )
+        )
+
+    works(0, 4, caused=False)
+    works(10, 11, caused=True)
+    works(12, 14, caused=True)
+
+    assert story.count('agent_turns_total{agent="bob",cause="user"}') == 1
+    assert story.count('agent_turns_total{agent="bob",cause="message"}') == 2
+    assert story.count('agent_busy_seconds_total{agent="bob"}') == 7
+    assert story.count('agent_idle_seconds_total{agent="bob"}') == 7
+    assert story.count('agent_tokens_total{agent="bob",kind="input"}') == 300
+    assert story.count('agent_tokens_total{agent="bob",kind="output"}') == 60
+    assert story.count('agent_tokens_total{agent="bob",kind="cache_read"}') == 21
+    assert story.count('agent_tokens_total{agent="bob",kind="cache_write"}') == 9
+    assert story.count('agent_cost_usd_total{agent="bob"}') == 0.75
+
+
+def test_a_turn_of_nobodys_session_is_not_counted() -> None:
+    story = Counted()
+    usage = Usage(input=1)
+    story.tell(
+        TurnEnded(session_id="ses_x", began=story.now, ended=story.now, usage=usage, caused=False)
+    )
+    assert not [name for name in story.metrics.totals() if "agent_turns" in name]
 
 
 def test_what_the_coordinator_writes_is_counted() -> None:

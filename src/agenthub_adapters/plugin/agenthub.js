@@ -14,14 +14,15 @@ const VERSION = 1
 
 const builtin = process.getBuiltinModule
 const MOST_SESSIONS = 1000
-const MOST_BYTES = 1_000_000
+const MOST_BYTES = 64_000_000 // a burst of the longest messages
 const MOST_CALLS = 1000
 const HEARTBEAT = 10_000 // ms
 const GLANCE = 200 // ms between two looks at the screen: sooner than a person reads
 const TOAST = 6_000 // ms
 
-/** The ids of the hub's own prompts, and of those of them that wake nobody. */
+/** The hub's own prompts are known by their ids, and those of them that wake nobody. */
 export const isHubs = (id) => /^msg_[0-9a-f]{12}Ag(Hub|Tld)/.test(id ?? "")
+const wakesNobody = (id) => /^msg_[0-9a-f]{12}AgTld/.test(id ?? "")
 
 // ------------------------------------------------------------------------------------ sessions
 
@@ -51,7 +52,7 @@ export class Sessions {
 
   /** A prompt goes into a session. */
   prompted(id, messageID) {
-    if (this.#parents.has(id)) return
+    if (this.#parents.has(id) || wakesNobody(messageID)) return
     const session = this.#live(id)
     const turn = this.#turns.get(id) ?? { began: this.now(), prompts: [], ...nothing() }
     turn.prompts.push(messageID)
@@ -88,7 +89,7 @@ export class Sessions {
       }
     } else if (type === "session.updated") {
       const session = this.#sessions.get(id)
-      if (session) Object.assign(session, { slug: said.info.slug, directory: said.info.directory })
+      if (session) this.#described(session, said.info)
     } else if (type === "session.deleted") {
       this.#parents.delete(id)
       this.#turns.delete(id)
@@ -101,7 +102,7 @@ export class Sessions {
   }
 
   #described(session, info) {
-    Object.assign(session, { slug: info.slug, directory: info.directory })
+    Object.assign(session, { slug: info.slug, directory: info.directory, agent: info.agent, model: info.model })
     this.#changed(session)
   }
 
@@ -164,6 +165,7 @@ export class Sessions {
 const stateOf = (session) => (session.asked.size ? "waiting" : session.busy ? "busy" : "idle")
 const described = (session) => ({
   id: session.id, state: stateOf(session), used: session.used, opened: session.opened, shown: session.shown,
+  agent: session.agent, model: session.model,
 })
 const nothing = () => ({
   tokens: { input: 0, output: 0, reasoning: 0, cache: { read: 0, write: 0 } }, cost: 0, error: null, counted: new Set(),
@@ -274,6 +276,15 @@ class Endpoint {
     for (const stream of this.#streams) stream.write(": alive\n\n")
   }
 
+  /** Why a prompt was not accepted; undefined if it was. */
+  async #prompt(id, body, before) {
+    if (Date.now() > before) return { status: 408, error: "it is too late" }
+    const state = this.sessions.stateOf(id)
+    if (state === "waiting" || (body.noReply && state !== "idle")) return { status: 409, error: `it is ${state}` }
+    const { error, response } = await this.client.session.promptAsync({ path: { id }, body })
+    return error && { status: response?.status ?? 500, error: error.data?.message ?? JSON.stringify(error) }
+  }
+
   async #answer(request, response) {
     const reply = (status, object) => {
       response.writeHead(status, { "content-type": "application/json" })
@@ -302,13 +313,15 @@ class Endpoint {
         const { slug, directory } = this.sessions.get(session) ?? {}
         return reply(200, { session, slug, directory })
       }
-      const [, id] = request.url.match(/^\/sessions\/([A-Za-z0-9_-]+)\/prompt$/) ?? []
+      const [, id] = request.url.match(/^\/sessions\/([A-Za-z0-9_-]+)\/prompts$/) ?? []
       if (!id) return reply(501, { error: "no such request" })
-      const state = this.sessions.stateOf(id)
-      if (state === "waiting" || (body.noReply && state !== "idle")) return reply(409, { error: `the session is ${state}`, state })
-      const answer = await this.client.session.promptAsync({ path: { id }, body })
-      if (answer.error) return reply(answer.response?.status ?? 500, { error: answer.error })
-      return reply(204)
+      let accepted = 0
+      for (const prompt of body.prompts) {
+        const refused = await this.#prompt(id, prompt, body.before)
+        if (refused) return reply(200, { accepted, refused })
+        accepted += 1
+      }
+      return reply(200, { accepted })
     } catch (error) {
       if (!response.headersSent) reply(500, { error: String(error) })
     }
