@@ -16,15 +16,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import httpx
 from attrs import field, frozen
 from cattrs import BaseValidationError, Converter
-from httpx_sse import EventSource, ServerSentEvent, SSEError, connect_sse
+from httpx_sse import EventSource, ServerSentEvent, SSEError
 
 from agenthub_adapters.opencode_api import OWN_PROMPT, Model, Setting, Tokens, Unicode, gone, usage
+from agenthub_adapters.unix_http import ask, stream
 from agenthub_core import PromptInvalid, RelayError, RelayUnreachable, SessionBusy
 from agenthub_core.hub import Told
 from agenthub_core.protocol import SessionCompacted, SessionFreed, TurnEnded
@@ -32,12 +34,10 @@ from agenthub_core.protocol import SessionCompacted, SessionFreed, TurnEnded
 PROTOCOL = 1
 
 _SUFFIX = ".sock"
-_ADDRESS = "http://endpoint"  # HTTP wants a host; the socket is the address
 
 _SILENCE_SECONDS = 25.0
 """A heart beats every 10 s: who says nothing for longer is suspended, or hangs."""
 
-_CONNECT_SECONDS = 2.0
 _EACH_SECONDS = 0.1  # for each prompt of a burst: OpenCode needs a tenth of that
 _PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
 """Before a socket that refuses is tried again, whose process lives: it may be about to listen."""
@@ -125,14 +125,10 @@ class Endpoint:
         self.path = path
         self.residents: dict[str, Resident] = {}
         self._timeout = timeout
-        self._client = _client(path, httpx.Timeout(timeout.total_seconds()))
 
     @property
     def process(self) -> str:
         return self.path.stem
-
-    def close(self) -> None:
-        self._client.close()
 
     def setting(self, session_id: str) -> Setting | None:
         """What the session works with now; None where its process has not heard."""
@@ -153,20 +149,18 @@ class Endpoint:
         said = {"before": int((time.time() + seconds) * 1000), "prompts": bodies}
         path = f"/sessions/{session_id}/prompts"
         try:
-            response = self._client.post(path, json=said, timeout=seconds)
-            taken = _CONVERTER.structure(response.json(), _Taken)
-        except httpx.TimeoutException as error:
+            status, answer = ask(self.path, "POST", path, said, seconds=seconds)
+            taken = _CONVERTER.structure(answer, _Taken)
+        except TimeoutError as error:
             raise RelayUnreachable(
                 f"the OpenCode process {self.process}, in which the session is open, did not "
                 f"answer within {seconds:.0f} s: is that window suspended?"
             ) from error
-        except httpx.HTTPError as error:
-            raise RelayUnreachable(
-                f"the OpenCode process {self.process} has ended ({error})"
-            ) from error
+        except (OSError, HTTPException) as error:
+            raise RelayUnreachable(f"the OpenCode process {self.process} has ended") from error
         except (BaseValidationError, ValueError, TypeError) as error:
             raise RelayUnreachable(
-                f"the OpenCode process {self.process} answered {response.status_code}, but not as "
+                f"the OpenCode process {self.process} answered {status}, but not as "
                 "the hub's plugin does: restart that window"
             ) from error
         refused = taken.refused
@@ -286,10 +280,12 @@ class Endpoints:
             self._tell(SessionFreed(session_id=resident.id))
         self._hint()
 
-    def done(self, name: str) -> None:
-        """Its socket is gone."""
+    def done(self, follower: _Follower) -> None:
+        """Its socket is gone, or nobody will ever listen there."""
         with self._lock:
-            self._followers.pop(name, None)
+            self._followers.pop(follower.path.name, None)
+        if not follower.gave_up and follower.path.exists():
+            self.found(follower.path.name)  # it has come back in this very moment
 
 
 class _Follower:
@@ -297,7 +293,7 @@ class _Follower:
 
     def __init__(self, endpoints: Endpoints, path: Path, timeout: timedelta) -> None:
         self._endpoints = endpoints
-        self._path = path
+        self.path = path
         self._timeout = timeout
         self.begun = threading.Event()
         """It has said who lives there, or will not."""
@@ -305,6 +301,8 @@ class _Follower:
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._foreign = False
+        self.gave_up = False
+        """It refused each time."""
         self.thread = threading.Thread(target=self._follow, name="endpoint", daemon=True)
 
     def stop(self) -> None:
@@ -316,44 +314,42 @@ class _Follower:
 
     def _follow(self) -> None:
         refused = 0
-        timeout = httpx.Timeout(_SILENCE_SECONDS, connect=_CONNECT_SECONDS)
-        with _client(self._path, timeout) as client:
-            while not self._done.is_set() and self._path.exists():
-                try:
-                    with connect_sse(client, "GET", "/events") as source:
-                        refused = 0
-                        self._listen(source)
-                except httpx.ConnectError:
-                    if not _lives(self._path.stem):
-                        self._path.unlink(missing_ok=True)  # it was killed
-                        break
-                    if refused == len(_PAUSES):
-                        break
-                    self._done.wait(_PAUSES[refused])
-                    refused += 1
-                except (httpx.HTTPError, SSEError) as error:
-                    _log.debug("%s: %s", self._path, error, extra={"topic": "endpoint.none"})
-                    self.begun.set()
-                    self._done.wait(_AGAIN_SECONDS)
+        while not self._done.is_set() and self.path.exists():
+            try:
+                with stream(self.path, "/events", seconds=_SILENCE_SECONDS) as (line, chunks):
+                    refused = 0
+                    self._listen(line, chunks)
+            except ConnectionRefusedError:
+                if not _lives(self.path.stem):
+                    self.path.unlink(missing_ok=True)  # it was killed
+                    break
+                if self.gave_up:
+                    break
+                self._done.wait(_PAUSES[refused])
+                refused += 1
+                self.gave_up = refused == len(_PAUSES)
+            except (OSError, HTTPException, httpx.HTTPError, SSEError) as error:
+                _log.debug("%s: %s", self.path, error, extra={"topic": "endpoint.none"})
+                self.begun.set()
+                self._done.wait(_AGAIN_SECONDS)
         self.begun.set()
-        self._endpoints.done(self._path.name)
+        self._endpoints.done(self)
 
-    def _listen(self, source: EventSource) -> None:
-        stream = source.response.extensions["network_stream"]
+    def _listen(self, line: socket.socket, chunks: Iterator[bytes]) -> None:
         with self._lock:
             if self._done.is_set():
                 return
-            self._socket = stream.get_extra_info("socket")
-        endpoint = Endpoint(self._path, self._timeout)
+            self._socket = line
+        endpoint = Endpoint(self.path, self._timeout)
+        kind = {"content-type": "text/event-stream"}
         try:
-            for event in source.iter_sse():
+            for event in EventSource(httpx.Response(200, headers=kind, content=chunks)).iter_sse():
                 self._take(endpoint, event)
         finally:
             with self._lock:
                 self._socket = None
             if not self._done.is_set():
-                self._endpoints.left(endpoint, ended=not _lives(self._path.stem))
-            endpoint.close()
+                self._endpoints.left(endpoint, ended=not _lives(self.path.stem))
 
     def _take(self, endpoint: Endpoint, event: ServerSentEvent) -> None:
         try:
@@ -378,7 +374,7 @@ class _Follower:
         except (BaseValidationError, ValueError, TypeError) as error:
             _log.warning(
                 "the OpenCode process %s said what cannot be read (%s): restart that window",
-                self._path.stem,
+                self.path.stem,
                 error,
                 extra={"topic": "endpoint.odd"},
             )
@@ -389,18 +385,13 @@ class _Follower:
             _log.warning(
                 "the OpenCode process %s has another version of the hub's plugin: restart that "
                 "window, or run `agenthub setup`",
-                self._path.stem,
+                self.path.stem,
                 extra={"topic": "endpoint.foreign"},
             )
         else:
             endpoint.residents = {each.id: each for each in hello.sessions}
             self._endpoints.come(endpoint)
         self.begun.set()
-
-
-def _client(path: Path, timeout: httpx.Timeout) -> httpx.Client:
-    transport = httpx.HTTPTransport(uds=str(path), verify=False)  # no TLS in a socket
-    return httpx.Client(transport=transport, base_url=_ADDRESS, timeout=timeout, trust_env=False)
 
 
 def _lives(process: str) -> bool:
