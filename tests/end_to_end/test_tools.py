@@ -112,7 +112,7 @@ def test_one_agent_asks_with_its_tool_and_the_other_answers_with_its_own(
     assert "What does /login return?" in asked.last_user
     assert SEND in asked.tools
     reply = scripted_model.wait_for(in_session(asking["id"]) & last_user("a token"))
-    assert f'agent "{answering["slug"]}"' in reply.last_user
+    assert f'"{answering["slug"]}" (unverified) wrote to' in reply.last_user
     hub.wait_for("message.delivered", count=2)
     threads = {line["thread"] for line in hub.said("message.delivered")}
     assert threads == {told["threadId"]}
