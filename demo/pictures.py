@@ -73,7 +73,7 @@ def play(binary: Path) -> str:
 def _is_complete(screen: str) -> bool:
     """The message from its first line on, and the end of the turn that it made."""
     seen = words(picture(screen, title="", columns=COLUMNS))
-    told = all(text in seen for text in ("agent-hub: agent", QUESTION, ANSWER, ANSWERED))
+    told = all(text in seen for text in ("agent-hub: ", QUESTION, ANSWER, ANSWERED))
     return told and "▣" in seen and "interrupt" not in seen
 
 

@@ -26,7 +26,8 @@ START_SECONDS = 30  # 2 s on a machine that does nothing else
 STOP_SECONDS = 10  # twice what the daemon promises
 
 _MESSAGE = re.compile(
-    r'agent-hub: (?:agent "(?P<writer>[\w-]+)"|the hub) wrote to you, "(?P<reader>[\w-]+)"\.\n'
+    r'agent-hub: (?:(?:agent )?"(?P<writer>[\w-]+)"(?: \(unverified\))?|the hub) wrote to you, '
+    r'"(?P<reader>[\w-]+)"\.\n'
     r"type: \w+ · thread: (?P<thread>[\w-]+).*?"
     r"----- message \w+ -----\n(?P<content>.*?)\n----- end of message",
     re.DOTALL,

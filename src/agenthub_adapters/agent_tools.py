@@ -9,7 +9,7 @@ who may ask, is the core's business (`agenthub_core.gateway`); how calls travel,
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any
 
@@ -32,6 +32,7 @@ from agenthub_core import (
     Query,
     RequestRefused,
     Sent,
+    Session,
 )
 from agenthub_core.model import CONTENT_LENGTH, IDENTIFIER_LENGTH, shown
 
@@ -64,7 +65,10 @@ def _limit(description: str) -> Arguments:
     return {"type": "integer", "description": description, **bounds}
 
 
-_FROM = _name("Your own agent id, as the hub told you or register_agent answered.")
+_FROM = _name(
+    "Your own agent id, as the hub told you or register_agent answered. Where the hub knows which "
+    "session calls, it sets this by itself."
+)
 _SINCE: Arguments = {
     "type": "number",
     "description": "Only messages written then or later, in milliseconds since 1970.",
@@ -82,7 +86,10 @@ class AgentTool:
     required: Sequence[str] = ()
     reads: bool = False
     """It changes nothing."""
-    answer: Callable[[AgentTools, Arguments], Answer]
+    caller: str = ""
+    """The argument that says who calls."""
+    answer: Callable[[AgentTools, Arguments, bool], Answer]
+    """Told whether the caller is verified."""
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -95,11 +102,23 @@ class AgentTool:
 
 
 class AgentTools:
-    """The tools over a gateway."""
+    """The tools over a gateway.
 
-    def __init__(self, gateway: Gateway, *, clock: Clock) -> None:
+    `claim` tells which session calls a tool under a name, or that nobody knows; `pause` waits.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        *,
+        clock: Clock,
+        claim: Callable[[str, str], Session | None],
+        pause: Callable[[timedelta], None],
+    ) -> None:
         self._gateway = gateway
         self._clock = clock
+        self._claim = claim
+        self._pause = pause
         self.program = ""
         """The one that calls, as it says of itself."""
 
@@ -115,11 +134,15 @@ class AgentTools:
         fault = best_match(Draft202012Validator(tool.schema).iter_errors(given))
         if fault is not None:
             raise RequestRefused(_explained(tool, given, fault))
-        return tool.answer(self, given)
+        session = self._claim(name, given[tool.caller]) if tool.caller in given else None
+        if session is None:
+            return tool.answer(self, given, False)
+        agent = self._gateway.identify(session, pause=self._pause)
+        return tool.answer(self, given | {tool.caller: agent.id}, True)
 
     # --------------------------------------------------------------------------- the tools
 
-    def register_agent(self, given: Arguments) -> Answer:
+    def register_agent(self, given: Arguments, verified: bool) -> Answer:
         agent = self._gateway.register(
             given.get("id"),
             directory=given["projectPath"],
@@ -127,6 +150,7 @@ class AgentTools:
             capabilities=given.get("capabilities", ()),
             collaborates_with=given.get("collaboratesWith", ()),
             program=self.program,
+            verified=verified,
         )
         return {
             "success": True,
@@ -135,7 +159,7 @@ class AgentTools:
             "get_messages. Others reach you under this name.",
         }
 
-    def send_message(self, given: Arguments) -> Answer:
+    def send_message(self, given: Arguments, verified: bool) -> Answer:
         sent = self._gateway.send(
             sender=given["from"],
             recipient=given["to"],
@@ -144,25 +168,28 @@ class AgentTools:
             priority=Priority(given.get("priority", Priority.NORMAL.value)),
             thread_id=given.get("threadId"),
             extra=_metadata(given),
+            verified=verified,
         )
         return {
             "success": True,
+            "from": sent.message.sender,
             "messageId": sent.message.id,
             "threadId": sent.message.thread_id,
             "recipient": sent.presence.value,
             "note": prospect(sent),
         } | ({} if sent.left is None else {"messagesLeft": sent.left})
 
-    def get_messages(self, given: Arguments) -> Answer:
+    def get_messages(self, given: Arguments, verified: bool) -> Answer:
         messages = self._gateway.mail(
             given["agent"],
             mark_read=given.get("markAsRead", True),
             type=_type(given),
             since=_since(given),
+            verified=verified,
         )
         return {"count": len(messages), "messages": [*map(codec.message_object, messages)]}
 
-    def get_hub_status(self, given: Arguments) -> Answer:
+    def get_hub_status(self, given: Arguments, verified: bool) -> Answer:
         status = self._gateway.status()
         return {
             "hub": "running" if status.attended else f"not running. {_NOBODY}",
@@ -170,11 +197,11 @@ class AgentTools:
             "agents": self._described(status.agents, away=False),
         }
 
-    def list_agents(self, given: Arguments) -> Answer:
+    def list_agents(self, given: Arguments, verified: bool) -> Answer:
         agents = self._described(self._gateway.agents(), away=given.get("includeAway", False))
         return {"count": len(agents), "agents": agents}
 
-    def get_thread(self, given: Arguments) -> Answer:
+    def get_thread(self, given: Arguments, verified: bool) -> Answer:
         thread, entries = self._gateway.records.thread(given["threadId"])
         shown_ones = entries[-_limited(given) :]
         return {
@@ -186,14 +213,17 @@ class AgentTools:
             "messages": [*map(_entry_object, shown_ones)],
         }
 
-    def resolve_thread(self, given: Arguments) -> Answer:
+    def resolve_thread(self, given: Arguments, verified: bool) -> Answer:
         thread, sent = self._gateway.resolve(
-            given["threadId"], sender=given["from"], note=given.get("note", "")
+            given["threadId"],
+            sender=given["from"],
+            note=given.get("note", ""),
+            verified=verified,
         )
         told = [each.message.recipient for each in sent]
         return {"success": True, "threadId": thread.id, "status": thread.status.value, "told": told}
 
-    def search_messages(self, given: Arguments) -> Answer:
+    def search_messages(self, given: Arguments, verified: bool) -> Answer:
         query = Query(
             text=given.get("text", ""),
             agent=given.get("agent"),
@@ -341,6 +371,7 @@ TOOLS: Mapping[str, AgentTool] = {
                 "collaboratesWith": _words("Ids of agents that you work with."),
             },
             required=("projectPath", "role"),
+            caller="id",
             answer=AgentTools.register_agent,
         ),
         AgentTool(
@@ -377,6 +408,7 @@ TOOLS: Mapping[str, AgentTool] = {
                 },
             },
             required=("from", "to", "type", "content"),
+            caller="from",
             answer=AgentTools.send_message,
         ),
         AgentTool(
@@ -395,6 +427,7 @@ TOOLS: Mapping[str, AgentTool] = {
                 "since": _SINCE,
             },
             required=("agent",),
+            caller="agent",
             answer=AgentTools.get_messages,
         ),
         *(
@@ -442,6 +475,7 @@ TOOLS: Mapping[str, AgentTool] = {
                 "note": _text("What came of it, in a sentence."),
             },
             required=("threadId", "from"),
+            caller="from",
             answer=AgentTools.resolve_thread,
         ),
         AgentTool(

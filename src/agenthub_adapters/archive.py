@@ -18,6 +18,7 @@ from pathlib import Path
 from attrs import evolve
 
 from agenthub_adapters import codec, files
+from agenthub_adapters.identity_key import IdentityKey
 from agenthub_core import Message, Query, Settlement
 from agenthub_core.model import is_identifier
 
@@ -25,9 +26,10 @@ from agenthub_core.model import is_identifier
 class Archive:
     """The records in a directory."""
 
-    def __init__(self, directory: Path, durable: files.DurableFiles) -> None:
+    def __init__(self, directory: Path, durable: files.DurableFiles, key: IdentityKey) -> None:
         self.directory = directory
         self._durable = durable
+        self._key = key
 
     def settled(self, message_id: str) -> Sequence[Settlement]:
         if not is_identifier(message_id):
@@ -41,6 +43,8 @@ class Archive:
 
     def history(self, *queries: Query) -> Iterator[Settlement]:
         screens = [(query, codec.screen(query)) for query in queries]
+        with files.reading(self.directory):
+            key = self._key.read()
         for name in self._latest_first():
             try:
                 data = files.content(f"{self.directory}/{name}")
@@ -49,7 +53,7 @@ class Archive:
             if data is None:
                 continue
             likely = [query for query, may_be_accepted in screens if may_be_accepted(data)]
-            record = codec.decode_settlement(data, key=name) if likely else None
+            record = codec.decode_settlement(data, name=name, key=key) if likely else None
             if isinstance(record, Settlement) and any(
                 query.accepts(record.message, record.outcome) for query in likely
             ):
@@ -68,7 +72,7 @@ class Archive:
 
     def add(self, settlement: Settlement) -> None:
         """Keep a record, unless there is one of that message; then note if it was read by now."""
-        data = codec.encode_settlement(settlement)
+        data = codec.encode_settlement(settlement, self._key.read())
         for path in self._places(settlement.message):
             if self._durable.publish(path, data, at=files.nanoseconds(settlement.at)):
                 return
@@ -98,9 +102,12 @@ class Archive:
 
     def _mark(self, path: Path, record: Settlement) -> None:
         read = evolve(record, message=evolve(record.message, read=True))
-        self._durable.replace(path, codec.encode_settlement(read), at=path.stat().st_mtime_ns)
+        data = codec.encode_settlement(read, self._key.read())
+        self._durable.replace(path, data, at=path.stat().st_mtime_ns)
 
     def _record(self, path: Path) -> Settlement | None:
         data = files.content(path)
-        decoded = None if data is None else codec.decode_settlement(data, key=path.name)
+        if data is None:
+            return None
+        decoded = codec.decode_settlement(data, name=path.name, key=self._key.read())
         return decoded if isinstance(decoded, Settlement) else None

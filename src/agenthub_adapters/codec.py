@@ -8,6 +8,7 @@ was expected. Milliseconds since 1970 exist here and nowhere else. Knows nothing
 from __future__ import annotations
 
 import enum
+import hmac
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -39,7 +40,10 @@ DEPTH = 64
 """Deepest nesting of a message: more than metadata needs, far from any parser's own limit."""
 
 OUTCOME_KEY = "agenthub"
-"""The one key of an archived message that is the hub's and not its sender's."""
+"""The one key that only an archived message has, and that is not its sender's."""
+
+VERIFIED_KEY = "verified"
+"""Where a file has the hub's mark: what others write there counts for nothing, and is not kept."""
 
 RATE_LIMITED_KEY = "rateLimited"
 """Stands in an archived message that its sender should not have written (opencode-agent-hub)."""
@@ -173,12 +177,15 @@ def _converter() -> Converter:
 _CONVERTER = _converter()
 
 
-def decode_message(data: bytes, *, stem: str, written: datetime) -> Message | Fault:
+def decode_message(
+    data: bytes, *, stem: str, written: datetime, key: bytes = b""
+) -> Message | Fault:
     """The message in a file, or what is wrong with it.
 
     From `stem` (the file's name without its ending) comes the id of a message without one, and
     `written` (the file's time) is its timestamp, so that they are the same at each reading. A
-    message without a thread begins one, under its own id.
+    message without a thread begins one, under its own id. It is verified if it bears the mark that
+    is made with the hub's `key`; without one, nothing is.
     """
     if len(data) > MESSAGE_SIZE:
         return _whole(f"more than {MESSAGE_SIZE} bytes", f"at most {MESSAGE_SIZE}")
@@ -187,7 +194,7 @@ def decode_message(data: bytes, *, stem: str, written: datetime) -> Message | Fa
         return document
     for name in (OUTCOME_KEY, RATE_LIMITED_KEY):  # a dead letter that somebody moved back
         document.pop(name, None)
-    return _message(document, _id_from(stem), written)
+    return _message(document, _id_from(stem), written, key)
 
 
 def _id_from(stem: str) -> str:
@@ -205,13 +212,25 @@ def as_read(message: Message) -> Message:
     return evolve(message, timestamp=when)
 
 
-def encode_message(message: Message) -> bytes:
-    """A message as others expect it in the spool."""
-    return _dump(_message_document(message))
+def encode_message(message: Message, key: bytes = b"") -> bytes:
+    """A message as others expect it in the spool; a verified one marked with the hub's `key`."""
+    return _dump(_marked(message_object(message), message, key))
 
 
-def decode_settlement(data: bytes, *, key: str) -> Settlement | Fault:
-    """A settled message and its outcome. `key` is where it lies."""
+def _marked(document: dict[str, Any], message: Message, key: bytes) -> dict[str, Any]:
+    """With the mark, or with nothing, in place of what only says that a message is verified."""
+    del document[VERIFIED_KEY]
+    if message.verified and key:
+        document[VERIFIED_KEY] = _mark(as_read(message), key)
+    return document
+
+
+def _mark(message: Message, key: bytes) -> str:
+    return hmac.digest(key, message.digest.encode(), "sha256").hex()
+
+
+def decode_settlement(data: bytes, *, name: str, key: bytes = b"") -> Settlement | Fault:
+    """A settled message and its outcome. `name` is where it lies, `key` the hub's."""
     document = _parse(data)
     if isinstance(document, Fault):
         return document
@@ -219,12 +238,12 @@ def decode_settlement(data: bytes, *, key: str) -> Settlement | Fault:
     document.pop(RATE_LIMITED_KEY, None)
     if not isinstance(record, dict):
         return Fault(field=OUTCOME_KEY, found=shown(record), expected="the outcome, an object")
-    message = _message(document, key, _EPOCH)
+    message = _message(document, name, _EPOCH, key)
     if isinstance(message, Fault):
         return message
     try:
         return Settlement(
-            key=key,
+            key=name,
             message=message,
             outcome=_CONVERTER.structure(record.get("outcome"), Outcome),
             at=_CONVERTER.structure(record.get("at"), datetime),
@@ -239,8 +258,9 @@ def decode_settlement(data: bytes, *, key: str) -> Settlement | Fault:
 
 
 def message_object(message: Message) -> dict[str, Any]:
-    """A message as a JSON object, as others expect it."""
-    return _message_document(message)
+    """A message as a JSON object, as others expect it; without the mark, which nobody may see."""
+    known: dict[str, Any] = _CONVERTER.unstructure(message)
+    return known | {key: value for key, value in message.extra.items() if key not in known}
 
 
 def settlement_object(settlement: Settlement) -> dict[str, Any]:
@@ -254,7 +274,7 @@ def settlement_object(settlement: Settlement) -> dict[str, Any]:
         record["reason"] = settlement.reason
     limited = settlement.outcome is Outcome.RATE_LIMITED
     return (
-        _message_document(settlement.message)
+        message_object(settlement.message)
         | ({RATE_LIMITED_KEY: True} if limited else {})
         | {OUTCOME_KEY: record}
     )
@@ -293,9 +313,12 @@ def screen(query: Query) -> Callable[[bytes], bool]:
     return may_be_accepted
 
 
-def encode_settlement(settlement: Settlement) -> bytes:
-    """A settled message as it stands in the archive: all that its sender wrote, and the outcome."""
-    return _dump(settlement_object(settlement))
+def encode_settlement(settlement: Settlement, key: bytes = b"") -> bytes:
+    """A settled message as it stands in the archive: all that its sender wrote, and the outcome.
+
+    A verified one is marked with the hub's `key`.
+    """
+    return _dump(_marked(settlement_object(settlement), settlement.message, key))
 
 
 def encode_agent(agent: Agent, known: Mapping[str, Any]) -> bytes:
@@ -346,7 +369,8 @@ def encode_object(document: Mapping[str, Any]) -> bytes:
     return _dump(document)
 
 
-def _message(document: dict[str, Any], stem: str, written: datetime) -> Message | Fault:
+def _message(document: dict[str, Any], stem: str, written: datetime, key: bytes) -> Message | Fault:
+    mark = document.pop(VERIFIED_KEY, None)
     for name in _OPTIONAL:
         if name in document and document[name] is None:
             del document[name]
@@ -356,14 +380,13 @@ def _message(document: dict[str, Any], stem: str, written: datetime) -> Message 
     known.setdefault("threadId", known["id"])
     try:
         known.setdefault("timestamp", to_milliseconds(written))
-        return _CONVERTER.structure(known | {"extra": extra}, Message)
+        message = _CONVERTER.structure(known | {"extra": extra}, Message)
     except ClassValidationError as error:
         return _fault(error)
-
-
-def _message_document(message: Message) -> dict[str, Any]:
-    known: dict[str, Any] = _CONVERTER.unstructure(message)
-    return known | {key: value for key, value in message.extra.items() if key not in known}
+    if not key or not isinstance(mark, str) or not mark.isascii():
+        return message
+    verified = hmac.compare_digest(mark, _mark(message, key))
+    return evolve(message, verified=True) if verified else message
 
 
 def _fault(error: ClassValidationError) -> Fault:

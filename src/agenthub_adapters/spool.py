@@ -8,6 +8,7 @@
     oriented_sessions.json     sessions that were told who they are, and when
     introductions.json         the agents that each session of the coordinator was told of
     hub.json                   when a hub first began here
+    identity.key               what the hub marks a message with whose sender it knows
     run/                       the sockets of the OpenCode processes in which sessions live
     tmp/                       files that are being written
     daemon.lock                held by the daemon that owns the spool
@@ -36,6 +37,7 @@ from attrs import evolve
 
 from agenthub_adapters import codec, files
 from agenthub_adapters.archive import Archive
+from agenthub_adapters.identity_key import IdentityKey
 from agenthub_adapters.quarantine import Quarantine
 from agenthub_core import (
     Agent,
@@ -74,6 +76,7 @@ _OF_A_HUB = frozenset(
         "coordinator",
         "session_agents.json",
         "hub.json",
+        "identity.key",
         "oriented_sessions.json",
         "introductions.json",
         "server.json",
@@ -101,7 +104,8 @@ class FileSpool:
         self._introductions = root / "introductions.json"
         self._hub = root / "hub.json"
         self._files = files.DurableFiles(root / "tmp")
-        self._archive = Archive(self.archive, self._files)
+        self._key = IdentityKey(root / "identity.key", self._files)
+        self._archive = Archive(self.archive, self._files, self._key)
         self.malformed = Quarantine(self.messages / "malformed", self._files)
 
     def prepare(self) -> None:
@@ -173,13 +177,15 @@ class FileSpool:
         try:
             with files.reading(self.messages / key):
                 opened = files.read_regular(self.messages / key, codec.MESSAGE_SIZE + 1)
+                marking = self._key.read()
         except files.NotRegular as error:
             return Unreadable(reason=str(error))
         if opened is None:
             return None
         data, status = opened
         written = files.file_time(status)
-        decoded = codec.decode_message(data, stem=key.removesuffix(".json"), written=written)
+        stem = key.removesuffix(".json")
+        decoded = codec.decode_message(data, stem=stem, written=written, key=marking)
         if isinstance(decoded, Message):
             return decoded
         # a file from the future was not written just now
@@ -214,8 +220,10 @@ class FileSpool:
 
     def put(self, message: Message) -> str:
         message = codec.as_read(message)
+        with files.writing(self.root):
+            key = self._key.ensure() if message.verified else b""
         try:
-            data = codec.encode_message(message)
+            data = codec.encode_message(message, key)
         except (ValueError, RecursionError) as error:
             raise InvalidValue("extra", str(error), "what JSON can hold") from error
         read = codec.decode_message(data, stem=message.id, written=message.timestamp)
@@ -229,6 +237,8 @@ class FileSpool:
                     return name
                 waiting = self.read(name)
                 if isinstance(waiting, Message) and waiting.digest == message.digest:
+                    if message.verified and not waiting.verified:
+                        self._files.replace(self.messages / name, data)
                     return name
         raise StoreUnwritable(f"{self.messages / names[-1]} is in the way of a message: move it")
 
@@ -256,7 +266,7 @@ class FileSpool:
                 raise FileExistsError(key)
             os.replace(temporary, self.messages / key)  # noqa: PTH105  # a Path costs as much again
 
-        self._files.write(codec.encode_message(evolve(waiting, read=True)), place)
+        self._files.write(codec.encode_message(evolve(waiting, read=True), self._key.read()), place)
         files.sync_directory(self.messages)
 
     def quarantine(self, key: str, fault: Fault) -> None:
@@ -355,13 +365,8 @@ class FileSpool:
     @contextlib.contextmanager
     def _changing_agents(self) -> Iterator[None]:
         """Alone, for what is written depends on what was read: others write here too."""
-        with files.writing(self.registry):
-            descriptor = os.open(self.registry, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)
-                yield
-            finally:
-                os.close(descriptor)
+        with files.writing(self.registry), files.alone(self.registry):
+            yield
 
     def _session_agents(self) -> dict[str, Any]:
         return _object(self._sessions)

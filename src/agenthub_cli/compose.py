@@ -13,6 +13,7 @@ import secrets
 import signal
 import string
 import threading
+import time
 from collections.abc import Callable, Collection, Iterator
 from datetime import datetime
 from pathlib import Path
@@ -99,13 +100,20 @@ def changes(settings: Settings) -> Iterator[Callable[[float], None]]:
 def run_mcp(settings: Settings, version: str) -> None:
     """Serve the agents' tools until the client is done. Raises `AgentHubError`."""
     from agenthub_adapters.agent_tools import AgentTools
+    from agenthub_adapters.caller import Caller
     from agenthub_adapters.mcp_server import McpServer
 
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # a read that has begun hears of nothing else
-    # a tool call does not say which session it comes from; the coordinator's is the only one there
+    # where no plugin says which session calls; the coordinator's is the only one there
     is_its = settings.coordinator and _works_in(settings.coordinator_home)
     acting_as = {COORDINATOR} if is_its else ()
-    tools = AgentTools(gateway(settings, acting_as=acting_as), clock=SystemClock())
+    clock = SystemClock()
+    tools = AgentTools(
+        gateway(settings, acting_as=acting_as),
+        clock=clock,
+        claim=Caller(settings.directory / "run", os.environ, clock=clock).claim,
+        pause=lambda duration: time.sleep(duration.total_seconds()),
+    )
     McpServer(tools, version=version).serve()
 
 

@@ -121,9 +121,14 @@ def message(received: Message) -> None:
     """A message to the person at the terminal."""
     when = ago(received.timestamp, datetime.now(UTC))
     block(
-        f"{received.sender} · {received.type.value} · {when} · thread {received.thread_id}",
+        f"{sender(received)} · {received.type.value} · {when} · thread {received.thread_id}",
         received.content,
     )
+
+
+def sender(written: Message) -> str:
+    """Who wrote a message, or only says so."""
+    return written.sender if written.verified else f"{written.sender} (unverified)"
 
 
 def ago(when: datetime, now: datetime) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -30,6 +31,15 @@ def as_person(sender: str = HUMAN) -> Gateway:
 
 
 _OF_THE_HUB = RESERVED - {HUMAN}
+
+
+def is_verified(sender: str) -> bool:
+    """Whether it is the person who writes: under no other name, and not from an agent's shell.
+
+    OpenCode gives its variables to all that it starts, a model's commands too.
+    """
+    in_opencode = "OPENCODE_PID" in os.environ or os.environ.get("OPENCODE") == "1"
+    return sender == HUMAN and not in_opencode
 
 
 def prospect(sent: Sent) -> str:

@@ -275,7 +275,7 @@ def _row(entry: Entry) -> tuple[str, ...]:
     return (
         display.message_id(message.id),
         display.age(message.timestamp, datetime.now(UTC)),
-        message.sender,
+        display.sender(message),
         message.recipient,
         entry.state,
         message.content,
@@ -308,7 +308,7 @@ def _show(entry: Entry, fate: str) -> None:
 
     message = entry.message
     display.block(
-        f"{message.sender} → {message.recipient} · {message.type.value} · {entry.state}",
+        f"{display.sender(message)} → {message.recipient} · {message.type.value} · {entry.state}",
         message.content,
     )
     facts = [

@@ -330,6 +330,14 @@ class Settings:
         "Seconds between two of its messages",
     )
 
+    require_verified: bool = _setting(
+        "false",
+        _switch,
+        "AGENT_HUB_REQUIRE_VERIFIED",
+        "identity.require_verified",
+        "Deliver only messages whose sender the hub knows",
+    )
+
     def policy(self) -> Policy:
         """The part of it that the broker obeys."""
         return Policy(
@@ -356,6 +364,7 @@ class Settings:
             )
             if self.rate_limit
             else None,
+            require_verified=self.require_verified,
         )
 
     @property

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from agenthub_cli.person import Json, as_person, prospect
+from agenthub_cli.person import Json, as_person, is_verified, prospect
 from agenthub_cli.reporting import reporting
 from agenthub_cli.settings import read_settings
 from agenthub_core import (
@@ -86,6 +86,7 @@ def send(
             content=_piped() if text == "-" else text,
             priority=priority,
             thread_id=thread,
+            verified=is_verified(sender),
         )
         answer = None
         try:

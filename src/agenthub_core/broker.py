@@ -242,6 +242,9 @@ class Broker:
         if message.read:
             self._settle(pending, Outcome.READ, now)
             return
+        if self._policy.require_verified and not message.verified:
+            self._settle(pending, Outcome.REJECTED, now, notices.unverified(message.sender))
+            return
         written = min(message.timestamp, now)
         if not event.recovered and now - written > TRANSIT:
             written = now  # nobody gets round the limit by writing into the past
@@ -421,7 +424,7 @@ class Broker:
                     recipient=channel.recipient,
                     session_id=channel.session_id,
                     repeated=repeated,
-                    spool=self._spool,
+                    spool=None if self._policy.require_verified else self._spool,
                 ),
             )
         )

@@ -17,6 +17,7 @@ from typing import Any
 
 from attrs import evolve, frozen
 
+from agenthub_core import notices
 from agenthub_core.errors import RequestRefused
 from agenthub_core.model import (
     CONTENT_LENGTH,
@@ -30,12 +31,14 @@ from agenthub_core.model import (
     MessageType,
     Outcome,
     Priority,
+    Session,
     shown,
 )
 from agenthub_core.policies import Policy
 from agenthub_core.ports import Clock, MessageStore
 from agenthub_core.query import Query
 from agenthub_core.records import DEAD, Entry, Records
+from agenthub_core.roster import Roster
 from agenthub_core.routing import directory_name, recipients
 from agenthub_core.senders import UNLIMITED
 from agenthub_core.threads import RESOLVED, Thread, ThreadStatus
@@ -45,6 +48,8 @@ _RECEIVED = frozenset(Outcome) - {Outcome.RATE_LIMITED}
 
 _DAY = timedelta(days=1)
 _NEAREST = 3  # names that a refusal offers: enough to find a slip of the pen
+_LOOK = timedelta(milliseconds=250)
+_LOOKS = 12  # 3 s: the hub sees a new session in a fraction of one, and a model waits no longer
 _APART = timedelta(seconds=60)
 """How far `last_seen` of an agent without a session moves before it is saved again."""
 
@@ -109,6 +114,9 @@ class Gateway:
 
     `acting_as` are reserved names, or names of nobody, that this caller may use: the coordinator
     its own, a person `human`. `new_id` makes an id that no message has, of `[A-Za-z0-9_-]`.
+
+    Whoever speaks may say any other agent's name, unless it is `verified`: then the caller knows
+    whose name it is (`identify`), it may be any, and so is what is written under it.
     """
 
     def __init__(
@@ -157,10 +165,28 @@ class Gateway:
             )
         return known[name]
 
+    def identify(self, session: Session, *, pause: Callable[[timedelta], None]) -> Agent:
+        """The agent that a session is. `pause` waits so long.
+
+        One that nobody knows is given its name by the hub, or here if that takes too long, or no
+        hub is at work: the one that the hub would have given it, which keeps it.
+        """
+        for _ in range(_LOOKS):
+            agent = Roster(self._store.agents()).of_session(session.id)
+            if agent is not None:
+                return agent
+            if not self._store.claimed():
+                break
+            pause(_LOOK)
+        agent = Roster(self._store.agents()).register(session)
+        self._store.save_agent(agent)
+        return agent
+
     def register(
         self,
         name: str | None,
         *,
+        verified: bool = False,
         directory: str,
         role: str,
         capabilities: Iterable[str] = (),
@@ -174,7 +200,7 @@ class Gateway:
         """
         if name is None:
             name = self._name_in(directory)
-        if name in RESERVED - self._acting_as:
+        if name in RESERVED - self._acting_as and not verified:
             raise RequestRefused(f'"{name}" is a name of the hub\'s own: choose another id')
         agent = Agent(
             id=name,
@@ -224,6 +250,7 @@ class Gateway:
         priority: Priority = Priority.NORMAL,
         thread_id: str | None = None,
         extra: Mapping[str, Any] | None = None,
+        verified: bool = False,
     ) -> Sent:
         """Let a message wait for its recipient. When this returns it survives crash and power loss.
 
@@ -231,7 +258,8 @@ class Gateway:
         may not write so, and `InvalidValue`.
         """
         known = {agent.id: agent for agent in self._store.agents()}
-        self._check_identity(sender, known)
+        self._check_identity(sender, known, verified)
+        self._check_verified(sender, verified)
         if recipient == HUB:
             raise RequestRefused(f'"{HUB}" reads no messages: write to an agent, or to "{HUMAN}"')
         if recipient == sender:
@@ -253,15 +281,17 @@ class Gateway:
             thread_id=identity if thread_id is None else thread_id,
             timestamp=self._now(),
             extra=extra or {},
+            verified=verified,
         )
         self._store.put(message)
         return evolve(self._prospect(message, known), left=left)
 
     def resolve(
-        self, thread_id: str, *, sender: str, note: str = ""
+        self, thread_id: str, *, sender: str, note: str = "", verified: bool = False
     ) -> tuple[Thread, Sequence[Sent]]:
         """Close a thread: a closing note to everybody else in it. Raises `RequestRefused`."""
-        self._check_identity(sender, {agent.id: agent for agent in self._store.agents()})
+        known = {agent.id: agent for agent in self._store.agents()}
+        self._check_identity(sender, known, verified)
         thread, _ = self.records.thread(thread_id)
         if not thread.may_be_resolved_by(sender):
             raise RequestRefused(
@@ -285,6 +315,7 @@ class Gateway:
                 content=closing,
                 priority=Priority.LOW,
                 thread_id=thread_id,
+                verified=verified,
             )
             for other in others
         ]
@@ -294,7 +325,8 @@ class Gateway:
         """Let a dead letter wait anew, for those who do not hold it; as if it were written now.
 
         `name` is its id, or the beginning of it. The dead letter itself counts as read from then
-        on: somebody has dealt with it. Raises `RequestRefused` where there is no such dead letter.
+        on: somebody has dealt with it. Its sender is as verified as it was. Raises `RequestRefused`
+        where there is no such dead letter, or it may not be sent.
         """
         entries = self.records.look_up(name)
         said: dict[tuple[object, ...], list[Entry]] = {}
@@ -312,6 +344,8 @@ class Gateway:
             raise RequestRefused(
                 f"the message {last.message.id} is no dead letter: it was {last.state}"
             )
+        for _, message in missed:
+            self._check_verified(message.sender, message.verified)
         known = {agent.id: agent for agent in self._store.agents()}
         sent = []
         for recipient, message in missed:
@@ -351,14 +385,16 @@ class Gateway:
         mark_read: bool = True,
         type: MessageType | None = None,  # noqa: A002  # the format's own name
         since: datetime | None = None,
+        verified: bool = False,
     ) -> Sequence[Message]:
         """What somebody has not read yet, oldest first.
 
         Messages to them that wait; of a person, also what their inbox holds; of an agent without a
-        session, also broadcasts of late. Raises `RequestRefused`.
+        session, also broadcasts of late. An agent does not see what may not be delivered to it.
+        Raises `RequestRefused`.
         """
         known = {agent.id: agent for agent in self._store.agents()}
-        agent = self._check_identity(name, known)
+        agent = self._check_identity(name, known, verified)
         query = Query(recipient=name, unread=True, type=type, since=since)
         waiting = [*self.records.waiting()]
         entries = [entry for entry in waiting if query.accepts(entry.message)]
@@ -366,6 +402,8 @@ class Gateway:
             entries += self.records.settled(evolve(query, outcomes=_RECEIVED), but=waiting)
         elif agent is not None and agent.session_id is None:
             entries += self._broadcasts(evolve(query, recipient=EVERYONE), agent)
+        if self._policy.require_verified and name != HUMAN:
+            entries = [entry for entry in entries if entry.message.verified]
         if mark_read:
             for entry in entries:
                 if entry.message.is_broadcast:  # others may yet have to read it
@@ -407,9 +445,16 @@ class Gateway:
             if not known and entry.outcome is not Outcome.RATE_LIMITED:
                 yield entry
 
-    def _check_identity(self, name: str, known: Mapping[str, Agent]) -> Agent | None:
+    def _check_verified(self, sender: str, verified: bool) -> None:
+        """Raises `RequestRefused` for what would not be delivered."""
+        if self._policy.require_verified and not verified:
+            raise RequestRefused(notices.unverified(sender))
+
+    def _check_identity(
+        self, name: str, known: Mapping[str, Agent], verified: bool
+    ) -> Agent | None:
         """Who speaks under this name. Raises `RequestRefused` if the caller may not."""
-        if name in self._acting_as:
+        if verified or name in self._acting_as:
             return known.get(name)
         if name in RESERVED:
             raise RequestRefused(f'"{name}" is not yours to speak as: use the id of your agent')

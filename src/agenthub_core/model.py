@@ -77,7 +77,7 @@ class Outcome(enum.Enum):
     EXPIRED = "expired"
     """Its time to live ended before every recipient held it."""
     REJECTED = "rejected"
-    """The relay will never accept it."""
+    """The relay will never accept it, or it is not verified where only verified ones are taken."""
     RATE_LIMITED = "rate-limited"
     """Its sender wrote too often."""
 
@@ -159,6 +159,10 @@ class Message:
     """When it was written."""
     read: bool = field(default=False, validator=_rule(lambda v: isinstance(v, bool), "a boolean"))
     """Its recipient has fetched it without the hub, and said so."""
+    verified: bool = field(
+        default=False, validator=_rule(lambda v: isinstance(v, bool), "a boolean"), eq=False
+    )
+    """The hub, and not who wrote it, says who its sender is."""
     extra: Mapping[str, Any] = field(factory=dict, converter=_frozen_mapping, hash=False)
     """What else its sender wrote: keys that the hub does not know, with JSON values."""
 
@@ -168,7 +172,8 @@ class Message:
 
     @property
     def digest(self) -> str:
-        """Identifies what was said, 64 hex digits: the same whether or not it was `read`.
+        """Identifies what was said, 64 hex digits: the same whether or not it was `read`
+        or is `verified`.
 
         An `id` alone does not: a script that writes `hello.json` twice has said two things.
         """

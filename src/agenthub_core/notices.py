@@ -56,6 +56,15 @@ def rate_limited(message: Message, wait: timedelta) -> str:
     return f"{message.sender} wrote too often; it may write again in {seconds} s"
 
 
+def unverified(sender: str) -> str:
+    """Why a message is not taken, or not delivered, where only verified ones are."""
+    return (
+        f"the hub does not know that it is {sender} who writes, and AGENT_HUB_REQUIRE_VERIFIED is "
+        "set: write with the hub's tools in an OpenCode that has the hub's plugin (agenthub setup "
+        "puts it there), or with agenthub send in a terminal of your own"
+    )
+
+
 def message_withdrawn(message: Message) -> Notify:
     text = f"{_from_to(message)} was removed before it was delivered"
     return _on(message, _INFO, "withdrawn", text)

@@ -168,3 +168,5 @@ class Policy:
     """Before it is tried again to have a coordinator: a person has to do something meanwhile."""
     rate_limit: RateLimit | None = None
     """None where everybody may write as often as they like."""
+    require_verified: bool = False
+    """Deliver only what is from who it says it is from (AGENT_HUB_REQUIRE_VERIFIED)."""

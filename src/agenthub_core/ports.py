@@ -74,15 +74,17 @@ class MessageStore(Protocol):
         """What waits under a key. Reading changes nothing, and may be repeated.
 
         Missing `threadId`, `timestamp`, `priority` and `id` are filled in, the same way each time.
-        Bad input is a value, never an exception.
+        Bad input is a value, never an exception. What did not come through `put` is not `verified`,
+        whatever it says of itself; what was is so once settled, too, and to whoever reads it.
         """
         ...
 
     def put(self, message: Message) -> str:
         """Let a message wait; its key. When this returns it survives a crash and a power loss.
 
-        Its time is kept to the millisecond. Putting the same message twice leaves one. Raises
-        `InvalidValue` for one that could not be read again: what its sender added is too much.
+        Its time is kept to the millisecond. Putting the same message twice leaves one, which is
+        `verified` if either was. Raises `InvalidValue` for one that could not be read again: what
+        its sender added is too much.
         """
         ...
 

@@ -80,6 +80,14 @@ class Roster:
         self._saved[agent.id] = agent.last_seen
         return True
 
+    def adopt(self, agent: Agent) -> bool:
+        """One that was given its name where it first spoke; whether its session is news."""
+        if agent.session_id is None or self.knows(agent.session_id) or self.has_session(agent.id):
+            return False
+        self._keep(agent)
+        self._saved[agent.id] = agent.last_seen
+        return True
+
     def has_session(self, name: str) -> bool:
         """Whether there is such an agent, in a session of its own."""
         agent = self._agents.get(name)

@@ -2,7 +2,8 @@
 
 Sessions are listed now and then, and soon after a hint; each that may be an agent is one from then
 on. An agent without a session of its own, which has registered itself, is reached through the
-latest in its directory. What is told to whom, and what becomes of messages, is left to other books.
+latest in its directory. One that spoke before its session was listed has its name from the gateway.
+What is told to whom, and what becomes of messages, is left to other books.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from agenthub_core import notices
 from agenthub_core.channels import Channels
 from agenthub_core.coordinator import Coordinator
 from agenthub_core.errors import RelayError
-from agenthub_core.model import COORDINATOR, Session
+from agenthub_core.model import COORDINATOR, Agent, Session
 from agenthub_core.orientations import Orientations
 from agenthub_core.policies import Policy
 from agenthub_core.protocol import (
@@ -151,15 +152,18 @@ class Sessions:
         if agent is None:
             is_new = not self._roster.knows(session.id)
             agent = self._roster.register(session)
-            self._channels.connect(agent.id, agent.session_id)
-            self._act(notices.agent_registered(agent, session.id))
-            if is_new:
-                self._coordinator.registered(agent, now)
+            self._come(agent, now, is_new=is_new)
         elif not self._roster.seen(agent, session.updated):
             return
         elif (channel := self._channels[agent.id]).trouble is not None:
             channel.held_until = None  # something changed there: worth another try at once
         self._save(agent.id)
+
+    def _come(self, agent: Agent, now: datetime, *, is_new: bool = True) -> None:
+        self._channels.connect(agent.id, agent.session_id)
+        self._act(notices.agent_registered(agent, str(agent.session_id)))
+        if is_new:
+            self._coordinator.registered(agent, now)
 
     def _save(self, name: str) -> None:
         agent = self._roster.to_save(name)
@@ -205,9 +209,10 @@ class Sessions:
 
     def found(self, event: AgentFound, now: datetime) -> None:
         """The store knows somebody."""
-        del now
         agent = event.agent
-        if self._roster.found(agent):
+        if agent.id != COORDINATOR and self._roster.adopt(agent):
+            self._come(agent, now)
+        elif self._roster.found(agent):
             if self._channels.session_of(agent.id) is not None and self._channels.is_idle(agent.id):
                 self._channels.connect(agent.id, None)  # it may have moved
             self._connect_by_directory(())

@@ -88,7 +88,7 @@ class MemoryStore:
 
     def overwrite(self, key: str, message: Message) -> None:
         """Let another message wait under the key, as a sender writes a file anew."""
-        self._waiting[key] = message
+        self._waiting[key] = evolve(message, verified=False)
 
     def withdraw(self, key: str) -> None:
         """Take a message out, as a person deletes a file."""
@@ -115,6 +115,8 @@ class MemoryStore:
         with self._lock:
             for key, waiting in self._waiting.items():
                 if isinstance(waiting, Message) and waiting.digest == message.digest:
+                    if message.verified:
+                        self._waiting[key] = evolve(waiting, verified=True)
                     return key
             key = message.id
             if key in self._waiting:

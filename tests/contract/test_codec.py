@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 import os
 import string
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+from attrs import evolve
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -41,6 +42,8 @@ quick = settings(
 )
 
 FIELDS = {"id", "from", "to", "type", "content", "priority", "threadId", "timestamp", "read"}
+OWN = {codec.OUTCOME_KEY, codec.VERIFIED_KEY}
+KEY = b"\x00\xff" * 16
 
 identifiers = st.text(string.ascii_letters + string.digits + "_-", min_size=1, max_size=100)
 texts = st.text(st.characters(exclude_categories=["Cs"]))
@@ -58,7 +61,8 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(any_text, inner, max_size=3),
     max_leaves=8,
 )
-keys = any_text.filter(lambda key: key not in FIELDS | {codec.OUTCOME_KEY})
+AZORES = timezone(-timedelta(hours=1))
+keys = any_text.filter(lambda key: key not in FIELDS | OWN)
 
 messages = st.builds(
     Message,
@@ -109,7 +113,7 @@ def test_any_message_is_read_as_it_was_written(written: Message) -> None:
 @given(settlements)
 def test_any_settlement_is_read_as_it_was_written(written: Settlement) -> None:
     data = codec.encode_settlement(written)
-    assert codec.decode_settlement(data, key=written.key) == written
+    assert codec.decode_settlement(data, name=written.key) == written
 
 
 @quick
@@ -170,7 +174,7 @@ def test_what_is_kept_beside_a_message_takes_the_place_of_nothing_it_says() -> N
 
     plainly = message(extra={"metadata": 1})
     assert decode(codec.encode_message(written)) == plainly
-    assert codec.decode_settlement(codec.encode_settlement(settled), key="k") == Settlement(
+    assert codec.decode_settlement(codec.encode_settlement(settled), name="k") == Settlement(
         key="k", message=plainly, outcome=Outcome.DELIVERED, at=NOON
     )
 
@@ -357,6 +361,65 @@ def test_a_quick_look_at_an_agents_records_does_not_pass_over_broadcasts() -> No
     assert codec.screen(Query(agent="carol"))(codec.encode_settlement(told))
 
 
+# ------------------------------------------------------------------------------------- the mark
+
+
+def settled_(written: Message) -> Settlement:
+    return Settlement(key="k", message=written, outcome=Outcome.DELIVERED, at=NOON)
+
+
+def verified(data: bytes, key: bytes = KEY) -> bool:
+    read = codec.decode_message(data, stem="stem", written=NOON, key=key)
+    assert isinstance(read, Message)
+    assert codec.VERIFIED_KEY not in read.extra
+    return read.verified
+
+
+@quick
+@given(messages, st.booleans(), st.timedeltas(timedelta(0), timedelta(microseconds=999)))
+def test_who_has_the_key_reads_of_any_message_whether_it_is_verified(
+    written: Message, mark: bool, more: timedelta
+) -> None:
+    written = evolve(written, verified=mark)
+    late = evolve(written, timestamp=written.timestamp + more)
+    for each in written, evolve(late, timestamp=late.timestamp.astimezone(AZORES)):
+        assert verified(codec.encode_message(each, KEY)) is mark
+        assert verified(codec.encode_settlement(settled_(each), KEY)) is mark
+        again = codec.decode_settlement(
+            codec.encode_settlement(settled_(each), KEY), name="k", key=KEY
+        )
+        assert isinstance(again, Settlement)
+        assert again.message.verified is mark
+
+
+def test_without_the_key_nothing_is_verified() -> None:
+    ours = codec.encode_message(message(verified=True), KEY)
+    assert not verified(ours, b"")
+    assert not verified(ours, KEY[::-1])
+    assert b"verified" not in codec.encode_message(message(verified=True))
+
+
+@pytest.mark.parametrize("theirs", [True, False, 1, "", "é", "\ud800", "f" * 64, None, [], {}])
+def test_who_only_says_that_it_is_verified_is_not(theirs: object) -> None:
+    document = json.loads(codec.encode_message(message())) | {"verified": theirs}
+    assert not verified(json.dumps(document).encode())
+    assert not verified(json.dumps(document).encode(), b"")
+
+
+@pytest.mark.parametrize("name", ["id", "from", "to", "content", "threadId"])
+def test_a_mark_holds_for_its_own_message_only(name: str) -> None:
+    document = json.loads(codec.encode_message(message(verified=True), KEY))
+    assert verified(json.dumps(document).encode())
+    assert verified(json.dumps(document | {"read": True}).encode())
+    assert not verified(json.dumps(document | {name: "another"}).encode())
+
+
+def test_nobody_is_shown_a_mark() -> None:
+    written = message(verified=True, extra={"verified": "f" * 64})
+    assert codec.message_object(written)["verified"] is True
+    assert codec.settlement_object(settled_(written))["verified"] is True
+
+
 # ------------------------------------------------------------------------------ what an agent says
 
 
@@ -392,11 +455,13 @@ def test_the_words_of_any_json_are_its_strings(value: object) -> None:
 def test_a_message_is_an_object_and_a_settlement_one_with_its_outcome() -> None:
     written = message(extra={"metadata": {"n": 1}})
     settled = Settlement(key="k", message=written, outcome=Outcome.DELIVERED, at=NOON)
-    assert codec.message_object(written) == json.loads(codec.encode_message(written))
+    unverified = {"verified": False}
+    assert codec.message_object(written) == json.loads(codec.encode_message(written)) | unverified
     assert codec.settlement_object(settled) == codec.message_object(written) | {
         "agenthub": {"outcome": "delivered", "at": 1767268800000, "deliveries": []}
     }
-    assert codec.settlement_object(settled) == json.loads(codec.encode_settlement(settled))
+    filed = json.loads(codec.encode_settlement(settled))
+    assert codec.settlement_object(settled) == filed | unverified
 
 
 # ---------------------------------------------------------------------------- whatever others write
@@ -406,7 +471,7 @@ def test_a_message_is_an_object_and_a_settlement_one_with_its_outcome() -> None:
 @given(st.binary())
 def test_any_bytes_give_a_value_or_a_fault(data: bytes) -> None:
     assert isinstance(decode(data), Message | Fault)
-    assert isinstance(codec.decode_settlement(data, key="k"), Settlement | Fault)
+    assert isinstance(codec.decode_settlement(data, name="k"), Settlement | Fault)
     assert isinstance(codec.decode_object(data), dict | Fault)
 
 
@@ -415,7 +480,7 @@ def test_any_bytes_give_a_value_or_a_fault(data: bytes) -> None:
 def test_any_json_gives_a_value_or_a_fault(value: object) -> None:
     data = json.dumps(value).encode()
     assert isinstance(decode(data), Message | Fault)
-    assert isinstance(codec.decode_settlement(data, key="k"), Settlement | Fault)
+    assert isinstance(codec.decode_settlement(data, name="k"), Settlement | Fault)
     assert isinstance(codec.decode_time(value), datetime)
 
 
@@ -460,7 +525,7 @@ def test_a_message_with_any_values_gives_a_message_or_names_one_of_its_fields(
 @given(mutated(RECORD) | st.builds(lambda one: RECORD | {"deliveries": [one]}, mutated(DELIVERY)))
 def test_a_settlement_with_any_values_gives_a_settlement_or_a_fault(record: dict[str, Any]) -> None:
     data = json.dumps(WHOLE | {"agenthub": record}).encode()
-    assert isinstance(codec.decode_settlement(data, key="k"), Settlement | Fault)
+    assert isinstance(codec.decode_settlement(data, name="k"), Settlement | Fault)
 
 
 @pytest.mark.parametrize(
@@ -487,13 +552,13 @@ def test_a_settlement_with_any_values_gives_a_settlement_or_a_fault(record: dict
 )
 def test_a_record_that_cannot_be_an_outcome_is_a_fault(record: object) -> None:
     data = json.dumps(WHOLE | {"agenthub": record}).encode()
-    fault = codec.decode_settlement(data, key="k")
+    fault = codec.decode_settlement(data, name="k")
     assert isinstance(fault, Fault)
     assert fault.field == "agenthub"
 
 
 def test_a_message_that_was_not_settled_is_no_settlement() -> None:
-    fault = codec.decode_settlement(codec.encode_message(message()), key="k")
+    fault = codec.decode_settlement(codec.encode_message(message()), name="k")
     assert fault == Fault(field="agenthub", found="None", expected="the outcome, an object")
 
 

@@ -63,8 +63,8 @@ def ago(**passed: float) -> datetime:
 
 
 def message(name: str = "m1", **fields: Any) -> Message:
-    """alice told bob something three hours ago."""
-    defaults = {"id": name, "thread_id": "t1", "timestamp": ago(hours=3)}
+    """alice told bob something three hours ago, from her own session."""
+    defaults = {"id": name, "thread_id": "t1", "timestamp": ago(hours=3), "verified": True}
     return builders.message(**(defaults | fields))
 
 
@@ -73,7 +73,8 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A person who has not set anything but the hub's directory."""
     for name in [name for name in os.environ if name.startswith(("AGENT_HUB_", "OPENCODE_"))]:
         monkeypatch.delenv(name)
-    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name in "NO_COLOR", "OPENCODE":  # whoever runs this may be in an agent's shell
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("AGENT_HUB_DIR", str(tmp_path / "hub"))
     monkeypatch.setenv("COLUMNS", "200")  # for usage and help; in 80 a sentence is broken up
@@ -310,6 +311,68 @@ def test_a_script_is_told_what_was_sent(team: FileSpool) -> None:
     }
 
 
+# ------------------------------------------------------------------------- who has written it
+
+
+def test_the_person_is_verified_under_their_own_name_only(team: FileSpool) -> None:
+    said("send", "bob", "It is me")
+    said("send", "bob", "It is alice", "--from", "alice")
+    said("send", "bob", "It is the tests", "--from", "ci")
+    assert {each.sender: each.verified for each in waiting(team)} == {
+        HUMAN: True,
+        "alice": False,
+        "ci": False,
+    }
+
+
+@pytest.mark.parametrize(("name", "value"), [("OPENCODE", "1"), ("OPENCODE_PID", "4711")])
+def test_a_models_command_does_not_pass_for_the_person(
+    team: FileSpool, monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    said("send", "bob", "Obey")
+    (sent,) = waiting(team)
+    assert (sent.sender, sent.verified) == (HUMAN, False)
+
+
+def test_where_only_the_verified_are_heard_the_person_is(
+    team: FileSpool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGENT_HUB_REQUIRE_VERIFIED", "true")
+    said("send", "bob", "It is me")
+    assert "the hub does not know that it is ci who writes" in refused(
+        "send", "bob", "It is the tests", "--from", "ci"
+    )
+    monkeypatch.setenv("OPENCODE", "1")
+    assert "in a terminal of your own" in refused("send", "bob", "Obey")
+    assert [each.content for each in waiting(team)] == ["It is me"]
+
+
+def test_a_person_sees_who_only_says_who_they_are(spool: FileSpool) -> None:
+    document = {"from": "alice", "to": HUMAN, "type": "context", "content": "Hi", "verified": True}
+    (spool.messages / "m1.json").write_text(json.dumps(document))
+    end(spool, message("m2", recipient=HUMAN))
+    assert said("inbox", "--keep").count("alice (unverified) · context") == 1
+    assert said("show", "m1").startswith("alice (unverified) → human · context · waiting\n")
+    assert said("show", "m2").startswith("alice → human · context · delivered\n")
+    rows = said("messages").splitlines()[1:]
+    assert ["(unverified)" in row for row in rows] == [True, False]
+
+
+def test_a_script_is_told_who_is_verified_and_sees_no_mark(spool: FileSpool) -> None:
+    written = message("m1", recipient=HUMAN), message("m2", recipient=HUMAN, verified=False)
+    for each in written:
+        end(spool, each)
+    (mark,) = re.findall(r'"verified": "(\w{64})"', (spool.archive / "m1.json").read_text())
+    for command in (("inbox", "--keep"), ("messages",), ("show", "m1"), ("show", "m2")):
+        documents = told(*command)
+        assert {each["id"]: each["verified"] for each in documents}.items() <= {
+            ("m1", True),
+            ("m2", False),
+        }
+        assert mark not in said(*command, "--json")
+
+
 # --------------------------------------------------------------------------------- send --wait
 
 
@@ -413,7 +476,7 @@ def test_waiting_for_the_answer_prints_it_and_nothing_else_on_standard_output(
         done = agenthub("send", "bob", "Which port?", "--wait", "answered")
     assert done.exit_code == 0
     heading, *text = done.stdout.splitlines()
-    assert heading.startswith("bob · context · just now · thread ")
+    assert heading.startswith("bob (unverified) · context · just now · thread ")
     assert text == ["  4096", ""]
 
 
@@ -444,7 +507,7 @@ def test_an_answer_without_the_thread_is_one_if_it_is_from_who_was_asked(team: F
 
     with hub_that(team, deliver_and_answer):
         done = agenthub("send", "bob", "Which port?", "--wait", "answered")
-    assert "bob · context · just now · thread aside\n  4096\n" in done.stdout
+    assert "bob (unverified) · context · just now · thread aside\n  4096\n" in done.stdout
     assert said("inbox").startswith("Nothing new.")
 
 
@@ -1017,6 +1080,7 @@ def test_a_script_is_told_all_of_a_message_and_what_became_of_it() -> None:
         "threadId": "t1",
         "timestamp": codec.to_milliseconds(ago(hours=2)),
         "read": False,
+        "verified": True,
         "state": "waiting",
     }
     (dead,) = told("messages", "--state", "rejected")

@@ -14,6 +14,8 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
@@ -31,6 +33,7 @@ from mcp_types import Tool as Described
 from agenthub_adapters.clock import SystemClock
 from agenthub_adapters.spool import FileSpool
 from agenthub_core import Agent, Message, Outcome, Settlement
+from testkit.endpoint import Endpoint
 
 COMMAND = [sys.executable, "-m", "agenthub_cli", "mcp"]
 
@@ -749,7 +752,7 @@ def test_a_message_is_shown_as_its_file_has_it(tools: Tools, root: Path) -> None
     sent = tools.send("alice", "bob", metadata={"ticket": 7})
     written = document(root / "messages" / f"{sent['messageId']}.json")
     (message,) = tools.call("get_messages", agent="bob")["messages"]
-    assert message == written
+    assert message == written | {"verified": False}
 
 
 def test_who_wants_to_read_again_leaves_them_unread(tools: Tools, root: Path) -> None:
@@ -1331,3 +1334,161 @@ def test_no_other_command_waits_for_the_tools_library(command: str, tmp_path: Pa
     loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in ran.stderr.splitlines()}
     assert "agenthub_core" in loaded
     assert loaded.isdisjoint({"mcp", "mcp_types", "jsonschema", "anyio", "httpx"})
+
+
+# ------------------------------------------------------------------------- who calls, in OpenCode
+
+
+class InOpenCode:
+    """A server in an OpenCode with the hub's plugin, and the hub that it belongs to."""
+
+    def __init__(self, tools: Tools, spool: FileSpool, endpoint: Endpoint) -> None:
+        self.tools = tools
+        self.spool = spool
+        self._endpoint = endpoint
+
+    def called_by(self, slug: str, tool: str, name: str) -> None:
+        """A session is about to call; the plugin has put this name into its call."""
+        self._endpoint.calls[tool, name] = {
+            "session": f"ses_{slug}",
+            "slug": slug,
+            "directory": f"/projects/{slug}",
+        }
+
+    def send(self, slug: str, name: str, to: str = "bob", **more: Any) -> dict[str, Any]:
+        self.called_by(slug, "send_message", name)
+        return self.tools.send(name, to, **more)
+
+    def waiting(self) -> list[tuple[str, bool]]:
+        """The senders of what waits, and whether they are verified."""
+        readings = map(self.spool.read, self.spool.keys())
+        return [(each.sender, each.verified) for each in readings if isinstance(each, Message)]
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A hub's directory with a short name, for there are sockets in it."""
+    directory = Path(tempfile.mkdtemp(prefix="ah-"))
+    yield directory
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def in_opencode(another: Callable[..., Tools], short: Path) -> Iterator[InOpenCode]:
+    spool = FileSpool(short / "hub", clock=SystemClock())
+    spool.prepare()
+    tools = another(AGENT_HUB_DIR=str(spool.root), OPENCODE_PID="4711")
+    with Endpoint(spool.root / "run" / "4711.sock") as endpoint:
+        yield InOpenCode(tools, spool, endpoint)
+
+
+def test_a_message_is_from_the_session_that_calls_whatever_it_says(
+    in_opencode: InOpenCode,
+) -> None:
+    in_session(in_opencode.spool, "alice", "bob")
+    assert in_opencode.send("alice", "alice")["from"] == "alice"
+    assert in_opencode.send("alice", "human", to="human")["from"] == "alice"
+    assert in_opencode.send("alice", "ses_alice")["from"] == "alice"
+    assert in_opencode.waiting() == [("alice", True)] * 3
+
+
+def test_who_calls_outside_of_opencode_is_not_verified(
+    in_opencode: InOpenCode, another: Callable[..., Tools]
+) -> None:
+    in_session(in_opencode.spool, "alice")
+    for environment in ({}, {"OPENCODE_PID": "4712"}):
+        elsewhere = another(AGENT_HUB_DIR=str(in_opencode.spool.root), **environment)
+        assert elsewhere.send("alice", "bob")["from"] == "alice"
+    assert in_opencode.tools.send("alice", "bob")["from"] == "alice", "nobody has this call"
+    assert in_opencode.waiting() == [("alice", False)] * 3
+
+
+def test_a_session_that_no_hub_has_seen_is_named_and_keeps_its_name(
+    in_opencode: InOpenCode,
+) -> None:
+    assert in_opencode.send("carol", "ses_carol")["from"] == "carol"
+    assert in_opencode.waiting() == [("carol", True)]
+    carol = in_opencode.spool.agent("carol")
+    assert carol is not None
+    assert (carol.session_id, carol.directory) == ("ses_carol", "/projects/carol")
+
+
+def test_a_session_that_the_hub_is_about_to_see_is_waited_for(in_opencode: InOpenCode) -> None:
+    in_opencode.called_by("carol", "send_message", "ses_carol")
+
+    def see() -> None:
+        time.sleep(0.5)
+        agent = Agent(id="carol-2", session_id="ses_carol", last_seen=now())
+        in_opencode.spool.save_agent(agent)
+
+    with in_opencode.spool.claim():
+        seeing = threading.Thread(target=see)
+        seeing.start()
+        assert in_opencode.tools.send("ses_carol", "bob")["from"] == "carol-2"
+        seeing.join()
+
+
+def test_a_session_registers_itself_and_nobody_else(in_opencode: InOpenCode) -> None:
+    in_session(in_opencode.spool, "alice", "bob")
+    in_opencode.called_by("alice", "register_agent", "bob")
+    answer = in_opencode.tools.call(
+        "register_agent", id="bob", projectPath="/elsewhere", role="Tests"
+    )
+    assert answer["agentId"] == "alice"
+    roles = {agent.id: agent.role for agent in in_opencode.spool.agents()}
+    assert roles == {"alice": "Tests", "bob": ""}
+
+
+def test_a_session_reads_its_own_mail_and_nobody_elses(in_opencode: InOpenCode) -> None:
+    in_session(in_opencode.spool, "alice", "bob", "carol")
+    in_opencode.send("carol", "carol", to="bob", content="for bob")
+    in_opencode.send("carol", "carol", to="alice", content="for alice")
+    in_opencode.called_by("alice", "get_messages", "bob")
+    answer = in_opencode.tools.call("get_messages", agent="bob")
+    assert contents(answer) == ["for alice"]
+    assert answer["messages"][0]["verified"] is True
+
+
+def test_a_session_closes_its_own_conversation_and_nobody_elses(in_opencode: InOpenCode) -> None:
+    in_session(in_opencode.spool, "alice", "bob")
+    thread = in_opencode.send("alice", "alice")["threadId"]
+    in_opencode.called_by("bob", "resolve_thread", "alice")
+    sentence = in_opencode.tools.refused("resolve_thread", threadId=thread, from_="alice")
+    assert f'the thread {thread} belongs to "alice"' in sentence
+    in_opencode.called_by("alice", "resolve_thread", "alice")
+    assert in_opencode.tools.call("resolve_thread", threadId=thread, from_="alice")["success"]
+    assert in_opencode.waiting() == [("alice", True)] * 2
+
+
+def test_the_coordinators_session_speaks_as_the_coordinator(in_opencode: InOpenCode) -> None:
+    in_session(in_opencode.spool, "coordinator")
+    assert in_opencode.send("coordinator", "coordinator")["from"] == "coordinator"
+    assert in_opencode.waiting() == [("coordinator", True)]
+
+
+def test_every_tool_that_shows_messages_says_whether_they_are_verified_and_shows_no_mark(
+    in_opencode: InOpenCode,
+) -> None:
+    in_session(in_opencode.spool, "alice", "bob")
+    sent = in_opencode.send("alice", "alice", threadId="t1")
+    settle(in_opencode.spool, sent["messageId"])
+    in_opencode.tools.send("alice", "bob", threadId="t1", metadata={"verified": True})
+    for tool, arguments in (
+        ("get_thread", {"threadId": "t1"}),
+        ("search_messages", {}),
+    ):
+        answer = in_opencode.tools.call(tool, **arguments)
+        assert sorted(each["verified"] for each in answer["messages"]) == [False, True]
+        assert re.search("[0-9a-f]{64}", json.dumps(answer)) is None
+
+
+def test_where_only_the_verified_are_heard_a_model_is_told_why_it_is_not(
+    in_opencode: InOpenCode, another: Callable[..., Tools]
+) -> None:
+    in_session(in_opencode.spool, "alice")
+    directory = str(in_opencode.spool.root)
+    elsewhere = another(AGENT_HUB_DIR=directory, AGENT_HUB_REQUIRE_VERIFIED="true")
+    sentence = elsewhere.refused("send_message", **QUESTION)
+    assert "AGENT_HUB_REQUIRE_VERIFIED" in sentence
+    assert "agenthub setup" in sentence
+    assert in_opencode.waiting() == []

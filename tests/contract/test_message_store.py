@@ -5,6 +5,7 @@ A store of your own runs this too: subclass `MessageStoreContract` and override 
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from abc import ABC, abstractmethod
@@ -30,6 +31,7 @@ from agenthub_core import (
     MessageType,
     Outcome,
     Query,
+    Reading,
     Settlement,
     StoreUnreadable,
     StoreUnwritable,
@@ -150,6 +152,58 @@ class MessageStoreContract:
 
         assert store.read(key) == message(timestamp=NOON + timedelta(milliseconds=1))
         assert store.put(fine) == key
+
+    def test_a_verified_message_is_so_wherever_it_is_read(self, store: MessageStore) -> None:
+        ours, theirs = message(id="ours", verified=True), message(id="theirs")
+        keys = {store.put(each): each for each in (ours, theirs)}
+
+        assert {key: verified(store.read(key)) for key in keys} == {
+            key: each is ours for key, each in keys.items()
+        }
+        for key, each in keys.items():
+            store.mark_read(key, each)
+            assert verified(store.read(key)) is (each is ours), "a mark does not end by reading"
+            store.settle([settlement(key, each)])
+            assert verified(store.read(key)) is (each is ours), "what was settled was not read"
+            reading = store.read(key)
+            assert isinstance(reading, Message)
+            store.settle([settlement(key, reading)])
+        assert list(store.keys()) == []
+        found = {
+            each.message.id: each.message.verified for each in store.history(Query(unread=False))
+        }
+        assert found == {"ours": True, "theirs": False}
+        assert [each.message.verified for each in store.settled("ours")] == [True]
+        assert [each.message.verified for each in store.settled("theirs")] == [False]
+
+    def test_what_is_marked_read_in_the_archive_stays_verified(self, store: MessageStore) -> None:
+        written = message(verified=True)
+        store.settle([settlement(store.put(written), written)])
+
+        store.mark_read("m1", written)
+
+        (found,) = store.settled("m1")
+        assert (found.message.read, found.message.verified) == (True, True)
+
+    def test_what_others_wrote_is_not_verified_whatever_it_says(
+        self, surroundings: Surroundings
+    ) -> None:
+        store = surroundings.store
+        key = store.put(message(verified=True))
+
+        surroundings.overwrite(key, message(content="Obey", verified=True))
+
+        assert store.read(key) == message(content="Obey")
+        assert not verified(store.read(key))
+
+    @pytest.mark.parametrize("first", [True, False])
+    def test_a_message_put_twice_is_verified_if_either_was(
+        self, store: MessageStore, first: bool
+    ) -> None:
+        keys = {store.put(message(verified=mark)) for mark in (first, not first)}
+
+        assert keys == set(store.keys())
+        assert [verified(store.read(key)) for key in keys] == [True]
 
     def test_what_many_threads_put_at_once_is_all_there(self, store: MessageStore) -> None:
         threads = [
@@ -867,6 +921,11 @@ class MessageStoreContract:
             write(surroundings.store)
 
 
+def verified(reading: Reading) -> bool:
+    assert isinstance(reading, Message)
+    return reading.verified
+
+
 def told(history: Iterable[Settlement]) -> list[str]:
     return [found.message.id for found in history]
 
@@ -914,7 +973,8 @@ class _OnFiles(Surroundings):
         self.store: FileSpool = spool
 
     def overwrite(self, key: str, written: Message) -> None:
-        (self.store.messages / key).write_bytes(encode_message(written))
+        document = json.loads(encode_message(written)) | {"verified": written.verified}
+        (self.store.messages / key).write_text(json.dumps(document))
 
     def spoil(self, key: str) -> None:
         (self.store.messages / key).write_bytes(b"{}")

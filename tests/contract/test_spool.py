@@ -870,6 +870,124 @@ def test_files_are_private_whatever_the_umask(spool: FileSpool, clock: ManualClo
     )
 
 
+# ------------------------------------------------------------------------------------- the key
+
+
+def verified(spool: FileSpool) -> bool:
+    """Whether the only message that waits is so."""
+    (reading,) = waiting_in(spool)
+    assert isinstance(reading, Message)
+    return reading.verified
+
+
+def test_the_key_is_made_when_it_is_needed_and_nobody_elses(spool: FileSpool) -> None:
+    path = spool.root / "identity.key"
+    spool.put(message(id="unverified"))
+    assert not path.exists()
+    spool.put(message(verified=True))
+    assert (mode(path), len(path.read_bytes())) == (0o600, 32)
+    key = path.read_bytes()
+    spool.put(message(id="m2", verified=True))
+    assert path.read_bytes() == key
+
+
+def test_the_key_is_the_same_for_every_process(spool: FileSpool, clock: ManualClock) -> None:
+    spool.put(message(verified=True))
+    assert verified(FileSpool(spool.root, clock=clock))
+
+
+def test_who_needs_the_key_at_the_same_time_has_one(spool: FileSpool, clock: ManualClock) -> None:
+    def put(number: int) -> str:
+        other = FileSpool(spool.root, clock=clock)
+        return other.put(message(id=f"m{number}", verified=True))
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(put, range(16)))
+    assert [each.verified for each in waiting_in(spool) if isinstance(each, Message)] == [True] * 16
+
+
+@pytest.mark.parametrize("spoilt", [None, b"", b"short", b"x" * 33, "link"])
+def test_a_key_that_is_no_use_is_made_anew_and_old_marks_count_no_more(
+    spool: FileSpool, spoilt: bytes | str | None, tmp_path: Path
+) -> None:
+    path = spool.root / "identity.key"
+    spool.put(message(verified=True))
+    old = path.read_bytes()
+    path.unlink()
+    if spoilt == "link":
+        (tmp_path / "elsewhere").write_bytes(old)
+        path.symlink_to(tmp_path / "elsewhere")
+    elif isinstance(spoilt, bytes):
+        path.write_bytes(spoilt)
+    assert not verified(spool)
+
+    spool.put(message(verified=True))  # once more, as a hub does that was cut off
+
+    assert verified(spool)
+    assert path.read_bytes() != old
+    assert (path.is_symlink(), mode(path)) == (False, 0o600)
+
+
+def test_a_key_of_another_hubs_verifies_nothing(spool: FileSpool) -> None:
+    spool.put(message(verified=True))
+    (spool.root / "identity.key").write_bytes(b"x" * 32)
+    assert not verified(spool)
+
+
+def test_who_may_not_read_the_key_writes_and_reads_all_the_same(
+    spool: FileSpool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = spool.root / "identity.key"
+    spool.put(message(verified=True))
+    key = path.read_bytes()
+    opened = os.open
+
+    def refusing(name: Any, *arguments: Any, **options: Any) -> int:
+        if Path(name) == path:
+            raise PermissionError(errno.EACCES, "Permission denied", name)
+        return opened(name, *arguments, **options)
+
+    with monkeypatch.context() as system:
+        system.setattr(os, "open", refusing)
+        assert not verified(spool)
+        spool.put(message(id="m2", verified=True))
+        spool.settle([settlement("m2.json", message(id="m2"))])
+        assert [each.message.verified for each in spool.history(Query())] == [False]
+    assert path.read_bytes() == key
+    assert verified(spool)
+
+
+def test_a_key_that_cannot_be_read_for_a_moment_is_no_verdict(
+    spool: FileSpool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = spool.put(message(verified=True))
+    opened = os.open
+
+    def exhausted(name: Any, *arguments: Any, **options: Any) -> int:
+        if Path(name).name == "identity.key":
+            raise OSError(errno.EMFILE, "Too many open files", name)
+        return opened(name, *arguments, **options)
+
+    with monkeypatch.context() as system:
+        system.setattr(os, "open", exhausted)
+        with pytest.raises(StoreUnreadable):
+            spool.read(key)
+        with pytest.raises(StoreUnreadable):
+            next(iter(spool.history(Query())))
+        with pytest.raises(StoreUnwritable):
+            spool.put(message(id="m2", verified=True))
+    assert verified(spool)
+
+
+def test_a_mark_that_somebody_has_copied_holds_for_its_own_words_only(spool: FileSpool) -> None:
+    key = spool.put(message(verified=True))
+    ours = json.loads((spool.messages / key).read_bytes())
+    (spool.messages / key).unlink()
+    theirs = ours | {"content": "Obey", "id": "m2"}
+    write(spool.messages / "m2.json", json.dumps(theirs).encode(), at=NOON)
+    assert not verified(spool)
+
+
 # ------------------------------------------------------------------------------------------ crashes
 
 

@@ -42,7 +42,7 @@ def test_a_message_written_in_place_wakes_the_agent_of_another_project(
 
     request = scripted_model.wait_for(in_session(answering["id"]))
     assert "What does /login return?" in request.last_user
-    assert f'agent "{asking["slug"]}"' in request.last_user
+    assert f'"{asking["slug"]}" (unverified) wrote to' in request.last_user
     assert "login-contract" in request.last_user
     assert "question" in request.last_user
     archived = hub.outcome("login")

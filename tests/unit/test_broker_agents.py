@@ -297,3 +297,31 @@ def test_a_hint_does_not_make_a_dead_relay_be_asked_more_often() -> None:
     story.lists_nothing(RelayUnreachable("connection refused"))
     story.tell(SessionsChanged())
     assert of(ListSessions, story.wait(seconds(0.9))) == []
+
+
+# ------------------------------------------------------------------- named before they were seen
+
+
+def test_a_session_that_spoke_before_it_was_seen_keeps_the_name_that_it_was_given() -> None:
+    story = Story("alice")
+    actions = story.tell(AgentFound(agent=agent("carol")))
+    assert topics(actions) == ["agent.registered"]
+    assert topics(story.lists(session("carol"))) == []
+    assert names(story) == ["alice", "carol"]
+    assert injected(story.arrives(message(recipient="carol"))) == [("m1", "carol")]
+
+
+def test_a_session_is_one_agent_whatever_is_found_of_it_later() -> None:
+    story = Story("bob")
+    for found in (agent("bob", session_id="ses_2"), agent("bobby", session_id="ses_bob")):
+        assert topics(story.tell(AgentFound(agent=found))) == []
+    assert {each.id: each.session_id for each in story.broker.agents} == {
+        "bob": "ses_bob",
+        "bobby": None,
+    }
+
+
+def test_a_session_of_the_hubs_own_is_not_found_but_made() -> None:
+    story = Story("bob")
+    assert topics(story.tell(AgentFound(agent=agent("coordinator")))) == []
+    assert [each.session_id for each in story.broker.agents] == ["ses_bob", None]

@@ -386,3 +386,29 @@ def test_a_broadcast_waits_for_the_first_listing_even_where_agents_are_known() -
     story = Story(agents=[agent("bob")])
     assert injected(story.arrives(message(recipient=EVERYONE))) == []
     assert injected(story.lists(session("carol"))) == [("m1", "bob"), ("m1", "carol")]
+
+
+# --------------------------------------------------------------------------------- verified only
+
+
+def test_where_only_the_verified_are_heard_others_are_dead_letters() -> None:
+    story = Story("bob", policy=Policy(require_verified=True))
+    actions = story.arrives(message())
+    assert injected(actions) == []
+    assert outcomes(actions) == [("m1", Outcome.REJECTED)]
+    assert topics(actions) == ["message.rejected"]
+    (settle,) = of(Settle, actions)
+    assert "the hub does not know that it is alice who writes" in settle.settlement.reason
+    assert "agenthub setup" in settle.settlement.reason
+
+
+def test_where_only_the_verified_are_heard_they_are_and_nobody_is_told_to_write_files() -> None:
+    story = Story("bob", policy=Policy(require_verified=True))
+    (inject,) = of(Inject, story.arrives(message(verified=True)))
+    assert "(unverified)" not in inject.prompt.text
+    assert ".json" not in inject.prompt.text
+
+
+def test_what_was_read_elsewhere_is_no_dead_letter_although_nobody_is_verified() -> None:
+    story = Story("bob", policy=Policy(require_verified=True))
+    assert outcomes(story.arrives(message(read=True))) == [("m1", Outcome.READ)]

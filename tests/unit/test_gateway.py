@@ -37,8 +37,9 @@ from agenthub_core import (
 )
 from agenthub_core.model import CONTENT_LENGTH, COORDINATOR, HUB, RESERVED
 from agenthub_core.records import DEAD
+from agenthub_core.roster import Roster
 from agenthub_core.testing import NOON, ManualClock, MemoryStore
-from tests.unit.builders import FAULT, agent, message, seconds
+from tests.unit.builders import FAULT, agent, message, seconds, session
 
 HOUR = timedelta(hours=1)
 MINUTE = timedelta(minutes=1)
@@ -507,6 +508,137 @@ def test_an_agent_with_a_session_is_seen_by_the_hub_alone(
     clock.advance(HOUR)
     gateway.mail("bob")
     assert agent("bob") in store.agents()
+
+
+# ------------------------------------------------------------------------------------ identity
+
+
+class Pauses:
+    """Waits for nothing, and lets the hub do something meanwhile."""
+
+    def __init__(self, *work: Callable[[], object]) -> None:
+        self._work = list(work)
+        self.total = timedelta(0)
+
+    def __call__(self, duration: timedelta) -> None:
+        self.total += duration
+        if self._work:
+            self._work.pop(0)()
+
+
+def test_a_session_is_the_agent_that_the_store_has_for_it(gateway: Gateway) -> None:
+    pauses = Pauses()
+    assert gateway.identify(session("somebody", id="ses_bob"), pause=pauses) == agent("bob")
+    assert pauses.total == timedelta(0)
+
+
+def test_a_session_that_the_hub_is_about_to_see_is_waited_for(
+    gateway: Gateway, store: MemoryStore
+) -> None:
+    store.attended = True
+    nothing = lambda: None  # noqa: E731  # it is yet to look
+    pauses = Pauses(nothing, nothing, lambda: store.save_agent(agent("carol-123")))
+    session_id = "ses_carol-123"
+    named = gateway.identify(session("carol", id=session_id), pause=pauses)
+    assert (named.id, named.session_id) == ("carol-123", session_id)
+    assert pauses.total < seconds(1)
+
+
+@pytest.mark.parametrize(("attended", "longest"), [(False, 0), (True, 3)])
+def test_a_session_that_no_hub_sees_is_named_as_the_hub_would(
+    gateway: Gateway, store: MemoryStore, attended: bool, longest: float
+) -> None:
+    store.attended = attended
+    pauses = Pauses()
+    carol = gateway.identify(session("carol"), pause=pauses)
+    other = gateway.identify(session("carol", id="ses_abcdef"), pause=pauses)
+    assert (carol.id, other.id) == ("carol", "carol-abcdef")
+    assert (carol.session_id, carol.directory, carol.slug) == (
+        "ses_carol",
+        "/projects/carol",
+        "carol",
+    )
+    assert store.agent("carol") == carol
+    assert store.agent("carol-abcdef") == other
+    assert gateway.identify(session("carol"), pause=pauses) == carol
+    assert pauses.total == 2 * seconds(longest)
+    assert Roster(store.agents()).register(session("carol")).id == "carol"
+
+
+def test_what_is_verified_is_kept_so_and_what_is_not_is_not(
+    gateway: Gateway, store: MemoryStore
+) -> None:
+    assert ask(gateway, verified=True).message.verified
+    assert not ask(gateway, content="Really?").message.verified
+    assert [each.verified for each in waiting(store)] == [True, False]
+
+
+@pytest.mark.parametrize("name", ["coordinator", "human", "nobody-yet"])
+def test_whoever_is_verified_speaks_under_their_name(
+    gateway: Gateway, store: MemoryStore, name: str
+) -> None:
+    assert ask(gateway, sender=name, verified=True).message.sender == name
+    assert gateway.mail(name, verified=True) == []
+    assert gateway.register(name, directory="/x", role="Leads", verified=True).id == name
+    known = store.agent(name)
+    assert known is not None
+    assert known.role == "Leads"
+
+
+def test_a_closing_note_is_as_verified_as_who_closes(gateway: Gateway) -> None:
+    thread_id = ask(gateway).message.thread_id
+    _, (note,) = gateway.resolve(thread_id, sender="alice", verified=True)
+    assert note.message.verified
+    other = ask(gateway).message.thread_id
+    _, (note,) = gateway.resolve(other, sender="alice")
+    assert not note.message.verified
+
+
+@pytest.mark.parametrize("verified", [True, False])
+def test_a_dead_letter_is_as_verified_as_it_was_when_it_is_sent_again(
+    person: Gateway, store: MemoryStore, clock: ManualClock, verified: bool
+) -> None:
+    end(store, message(verified=verified), Outcome.EXPIRED)
+    clock.advance(MINUTE)
+    (again,) = person.retry("m1")
+    assert again.message.verified is verified
+    assert [each.verified for each in waiting(store)] == [verified]
+
+
+STRICT = Policy(require_verified=True)
+
+
+def test_where_only_the_verified_are_heard_nobody_else_may_write(
+    store: MemoryStore, clock: ManualClock
+) -> None:
+    gateway = opened(store, clock, policy=STRICT)
+    thread_id = ask(gateway, verified=True).message.thread_id
+    end(store, message(id="dead"), Outcome.EXPIRED)
+    clock.advance(MINUTE)
+    for attempt in (
+        lambda: ask(gateway),
+        lambda: gateway.resolve(thread_id, sender="alice"),
+        lambda: gateway.retry("dead"),
+    ):
+        with pytest.raises(RequestRefused) as refused:
+            attempt()
+        assert refusal(refused) == (
+            "the hub does not know that it is alice who writes, and AGENT_HUB_REQUIRE_VERIFIED is "
+            "set: write with the hub's tools in an OpenCode that has the hub's plugin (agenthub "
+            "setup puts it there), or with agenthub send in a terminal of your own"
+        )
+    assert len(store.keys()) == 1
+
+
+def test_where_only_the_verified_are_heard_an_agent_reads_nobody_else(
+    store: MemoryStore, clock: ManualClock
+) -> None:
+    for name in "bob", HUMAN:
+        for verified in True, False:
+            store.put(message(id=f"{name}-{verified}", recipient=name, verified=verified))
+    gateway = opened(store, clock, policy=STRICT, acting_as=[HUMAN])
+    assert [each.id for each in gateway.mail("bob")] == ["bob-True"]
+    assert [each.id for each in gateway.mail(HUMAN)] == ["human-True", "human-False"]
 
 
 # ---------------------------------------------------------------------------------------- mail

@@ -53,6 +53,7 @@ DEFAULTS = {
     "rate_limit_max": 10,
     "rate_limit_window": timedelta(seconds=300),
     "rate_limit_cooldown": timedelta(0),
+    "require_verified": False,
 }
 """Those of opencode-agent-hub."""
 
@@ -84,6 +85,7 @@ VARIABLES = {
     "rate_limit_max": "AGENT_HUB_RATE_LIMIT_MAX",
     "rate_limit_window": "AGENT_HUB_RATE_LIMIT_WINDOW",
     "rate_limit_cooldown": "AGENT_HUB_RATE_LIMIT_COOLDOWN",
+    "require_verified": "AGENT_HUB_REQUIRE_VERIFIED",
 }
 
 KEYS = {
@@ -112,9 +114,10 @@ KEYS = {
     "rate_limit_max": "rate_limit.max_messages",
     "rate_limit_window": "rate_limit.window_seconds",
     "rate_limit_cooldown": "rate_limit.cooldown_seconds",
+    "require_verified": "identity.require_verified",
 }
 
-SWITCHES = {"preflight", "orientation_wakes", "coordinator", "rate_limit"}
+SWITCHES = {"preflight", "orientation_wakes", "coordinator", "rate_limit", "require_verified"}
 
 CHOICES: dict[str, list[tuple[Any, Any]]] = {
     "directory": [("/a", Path("/a")), ("/b", Path("/b")), ("/c", Path("/c"))],
@@ -148,6 +151,7 @@ CHOICES: dict[str, list[tuple[Any, Any]]] = {
     "rate_limit_max": [(1, 1), (2, 2), (3, 3)],
     "rate_limit_window": [(1, timedelta(0, 1)), (2, timedelta(0, 2)), (3, timedelta(0, 3))],
     "rate_limit_cooldown": [(1, timedelta(0, 1)), (0, timedelta(0)), (3, timedelta(0, 3))],
+    "require_verified": [("true", True), ("no", False), (1, True)],
 }
 """For each setting three values: as they are written, and what they mean."""
 
@@ -421,6 +425,7 @@ def test_the_broker_is_told_what_the_user_has_set() -> None:
             "injection": {"workers": 8, "retries": 1},
             "coordinator": {"model": "fake/echo", "directory": "/coordinator"},
             "orientation": {"retry_max": 4, "retry_delay": 30, "wake": True},
+            "identity": {"require_verified": True},
         }
     )
     assert settings.policy() == Policy(
@@ -432,6 +437,7 @@ def test_the_broker_is_told_what_the_user_has_set() -> None:
         backoff=Backoff(quick=1),
         orientation=Orientation(retries=4, delay=timedelta(seconds=30), wakes=True),
         coordination=Coordination(directory="/coordinator", model="fake/echo"),
+        require_verified=True,
     )
 
 
