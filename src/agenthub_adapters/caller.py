@@ -7,18 +7,17 @@ is all: the call itself goes on. What follows from the answer is the core's busi
 
 from __future__ import annotations
 
-import http.client
-import json
-import socket
 from collections.abc import Mapping
+from http import HTTPStatus
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+from agenthub_adapters.unix_http import ask
 from agenthub_core import Clock, InvalidValue, Session
 
 _PROTOCOL = 1
 _PATIENCE = 2.0  # seconds; it takes milliseconds, and a model waits meanwhile
-_SIZE = 1024 * 1024  # bytes, which no answer needs
 
 
 class Caller:
@@ -37,17 +36,18 @@ class Caller:
         """The session that calls this tool under this name; None where nobody can tell."""
         if self._path is None:
             return None
-        endpoint = _Endpoint(self._path)
+        call = {"tool": tool, "name": name}
         try:
             if not self._speaks_it:
-                self._speaks_it = _ask(endpoint, "GET", "/").get("protocol") == _PROTOCOL
+                hello = _object(ask(self._path, "GET", "/", seconds=_PATIENCE))
+                self._speaks_it = hello.get("protocol") == _PROTOCOL
             if not self._speaks_it:
                 return None
-            return self._session(_ask(endpoint, "POST", "/claim", {"tool": tool, "name": name}))
-        except (OSError, http.client.HTTPException, ValueError, RecursionError):
+            return self._session(
+                _object(ask(self._path, "POST", "/claim", call, seconds=_PATIENCE))
+            )
+        except (OSError, HTTPException, ValueError, RecursionError):
             return None
-        finally:
-            endpoint.close()
 
     def _session(self, answer: Mapping[str, Any]) -> Session | None:
         texts = [answer.get(key, "") for key in ("session", "slug", "directory")]
@@ -61,25 +61,7 @@ class Caller:
             return None
 
 
-class _Endpoint(http.client.HTTPConnection):
-    """HTTP over a unix socket."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=_PATIENCE)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(_PATIENCE)
-        self.sock.connect(str(self._path))
-
-
-def _ask(
-    endpoint: _Endpoint, method: str, path: str, body: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-    """What the endpoint answers; nothing where it refuses. Raises as `http.client` and `json`."""
-    data = None if body is None else json.dumps(body)
-    endpoint.request(method, path, data, {"Content-Type": "application/json"})
-    response = endpoint.getresponse()
-    answer = json.loads(response.read(_SIZE))
-    return answer if response.status == http.client.OK and isinstance(answer, dict) else {}
+def _object(answer: tuple[int, Any]) -> dict[str, Any]:
+    """What the endpoint has answered; nothing where it refused."""
+    status, said = answer
+    return said if status == HTTPStatus.OK and isinstance(said, dict) else {}
