@@ -465,7 +465,8 @@ class Broker:
         course.step(Step.FAILURE)
         if isinstance(error, SessionBusy):
             course.attempts -= 1  # nothing was tried
-            self._hold(channel, now + self._policy.busy_wait)
+            if not channel.freed:  # else its turn has ended since it was asked
+                self._hold(channel, now + self._policy.busy_wait)
             self._tell_trouble(channel, error)
         elif isinstance(error, SessionUnknown):
             self._sessions.disconnect(channel.recipient)
@@ -514,6 +515,7 @@ class Broker:
 
     def _session_freed(self, event: SessionFreed, now: datetime) -> None:
         for channel in self._channels.into(event.session_id):
+            channel.freed = True
             if channel.trouble is SessionBusy:
                 channel.held_until = None
         self._orientations.freed(event.session_id, now)
@@ -553,7 +555,7 @@ class Broker:
         if agent is None:
             self._turns.forget(turn.session_id)
             return
-        delivering = bool(self._channels[agent.id].under_way)
+        delivering = self._channels.is_engaged(turn.session_id)
         match self._turns.seen(turn, delivering=delivering):
             case Next.LOOK_LATER:
                 self._watch(turn.session_id, now + self._policy.session_poll)

@@ -25,6 +25,8 @@ class Channel:
     session_id: str | None = None
     under_way: set[str] = field(factory=set)
     """The keys of the messages that are being injected."""
+    freed: bool = False
+    """Its session was freed since something was put under way there."""
     held_until: datetime | None = None
     failures: int = 0
     """Injections in a row that failed."""
@@ -112,6 +114,7 @@ class Channels:
         """Something is under way there; nothing goes beside it."""
         channel = self[recipient]
         channel.under_way.update(keys)
+        channel.freed = False
         self._engaged[recipient] = channel.session_id
         self._judge(recipient)
 

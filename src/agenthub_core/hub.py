@@ -417,7 +417,7 @@ class Hub:
         receipts, error = self._relay.inject_all([action.prompt for action in batch])
         events: list[Event] = [
             Injected(key=action.key, recipient=action.recipient, receipt=receipt)
-            for action, receipt in zip(batch, receipts, strict=False)  # those that were held
+            for action, receipt in zip(batch, receipts, strict=error is None)
         ]
         if error is not None:
             failed, *others = batch[len(receipts) :]

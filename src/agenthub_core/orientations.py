@@ -35,6 +35,8 @@ class _Untold:
     updated: datetime
     again: bool = False
     """It was told before, and what it was told was cut out."""
+    telling: bool = False
+    """Whether that is under way."""
     failures: int = 0
     busy_at: datetime | None = None
     """When it was tried last, and could not be told."""
@@ -70,9 +72,9 @@ class Orientations:
     def seen(self, session: Session, now: datetime) -> None:
         """Something was done in the session: if nobody has told it yet, now may be the time."""
         orientation = self._policy.orientation
-        if orientation is None or session.id in self._done:
-            return
         untold = self._untold.get(session.id)
+        if orientation is None or (untold is None and session.id in self._done):
+            return
         if untold is None:
             untold = _Untold(created=session.created, updated=session.updated)
             self._untold[session.id] = untold
@@ -85,8 +87,9 @@ class Orientations:
 
     def compacted(self, session_id: str, now: datetime) -> None:
         """What the session was told may be gone: it is told again."""
-        orientation = self._policy.orientation
-        if orientation is not None and session_id in self._done:
+        orientation, untold = self._policy.orientation, self._untold.get(session_id)
+        told = session_id in self._done or (untold is not None and untold.telling)
+        if orientation is not None and told:
             self._untold[session_id] = _Untold(created=now, updated=now, again=True)
             self._appoint(session_id, now + orientation.after)
 
@@ -116,6 +119,7 @@ class Orientations:
         ):
             self._appoint(session_id, now + self._policy.session_poll)
             return
+        untold.telling = True
         self._channels.occupy(agent.id, _under_way(session_id))
         wakes = self._policy.orientation is not None and self._policy.orientation.wakes
         prompt = prompts.orientation(
@@ -132,20 +136,27 @@ class Orientations:
         """The session holds it."""
         session_id = event.receipt.session_id
         self._channels.arrived(event.recipient, _under_way(session_id))
-        if self._untold.pop(session_id, None) is not None:
+        untold = self._untold.get(session_id)
+        if untold is not None and untold.telling:  # else it may be cut out already
+            del self._untold[session_id]
             self._finish(session_id, now)
             self._act(notices.agent_oriented(event.recipient))
 
     def failed(self, event: OrientFailed, now: datetime) -> None:
         """The session does not hold it."""
         session_id, error = event.session_id, event.error
-        self._channels.arrived(event.recipient, _under_way(session_id))
+        channel = self._channels.arrived(event.recipient, _under_way(session_id))
         orientation, untold = self._policy.orientation, self._untold.get(session_id)
         if untold is None or orientation is None:
             return
+        tried, untold.telling = untold.telling, False
         if isinstance(error, SessionUnknown):
             del self._untold[session_id]
             self._gone(event.recipient)
+        elif not tried:
+            pass  # it has its appointment, for what is to be told again
+        elif isinstance(error, SessionBusy) and channel.freed:
+            self._appoint(session_id, now)
         elif isinstance(error, SessionBusy):
             untold.busy_at = now
             if now - untold.updated < self._policy.agent_stale:

@@ -150,6 +150,10 @@ def silent(session_id: str) -> Prompt:
     return prompt(session_id, wakes=False)
 
 
+def two(session_id: str) -> list[Prompt]:
+    return [prompt(session_id, "first"), prompt(session_id, "second")]
+
+
 def repeated(original: Prompt) -> Prompt:
     return evolve(original, repeated=True)
 
@@ -187,10 +191,21 @@ def at_once(tasks: Sequence[Callable[[], object]]) -> None:
         raise errors[0]
 
 
+def all_of(relay: SessionRelay, *prompts: Prompt) -> list[Receipt]:
+    """Inject them together; raises what kept the first from being held that is not."""
+    receipts, error = relay.inject_all(prompts)
+    if error is not None:
+        raise error
+    return list(receipts)
+
+
 Call = Callable[[SessionRelay, str], object]
 
 TO_A_SESSION: dict[str, Call] = {
     "inject": lambda relay, session_id: relay.inject(prompt(session_id)),
+    "inject all": lambda relay, session_id: all_of(
+        relay, prompt(session_id, "1"), prompt(session_id, "2")
+    ),
     "repeat": lambda relay, session_id: relay.inject(prompt(session_id, repeated=True)),
     "turn": lambda relay, session_id: relay.turn(session_id),
     "resume": lambda relay, session_id: relay.resume(session_id, "p1"),
@@ -403,6 +418,119 @@ class SessionRelayContract:
             assert surroundings.texts(each.id) == [f"to {each.slug}"]
             assert turns[each.id].session_id == each.id
             assert turns[each.id].state is TurnState.ANSWERED
+
+    # ------------------------------------------------------------------- injections together
+
+    def test_prompts_that_are_injected_together_are_held_in_this_order(
+        self, surroundings: Surroundings, relay: SessionRelay
+    ) -> None:
+        session_id = surroundings.open().id
+        texts = [f"number {n}" for n in range(12)]
+        moments = [NOON + n % 3 * HOUR for n in range(12)]
+        prompts = [
+            prompt(session_id, text, written=written)
+            for text, written in zip(texts, moments, strict=True)
+        ]
+
+        receipts, error = relay.inject_all(prompts)
+
+        assert error is None
+        assert list(receipts) == [Receipt(prompt_id=t, session_id=session_id) for t in texts]
+        assert surroundings.texts(session_id) == texts
+        assert ended(relay, session_id).state is TurnState.ANSWERED
+
+    def test_one_prompt_may_be_injected_as_several_are_and_none_at_all(
+        self, surroundings: Surroundings, relay: SessionRelay
+    ) -> None:
+        session_id = surroundings.open().id
+
+        receipts = all_of(relay, prompt(session_id, "alone")) + all_of(relay)
+
+        assert receipts == [Receipt(prompt_id="alone", session_id=session_id)]
+        assert surroundings.texts(session_id) == ["alone"]
+
+    def test_prompts_that_are_injected_together_again_are_held_once(
+        self, surroundings: Surroundings, relay: SessionRelay
+    ) -> None:
+        session_id = surroundings.open().id
+        first, second, third = (prompt(session_id, f"number {n}") for n in range(3))
+        before = all_of(relay, first, second)
+        ended(relay, session_id)
+
+        after = all_of(relay, repeated(first), repeated(second), third)
+
+        assert after[:2] == before
+        assert surroundings.texts(session_id) == ["number 0", "number 1", "number 2"]
+
+    def test_prompts_of_which_the_first_is_held_already_follow_it(
+        self, surroundings: Surroundings, relay: SessionRelay
+    ) -> None:
+        """An answer was lost, and what came after it was not tried."""
+        session_id = surroundings.open().id
+        first, second = prompt(session_id, "first"), prompt(session_id, "second")
+        relay.inject(first)
+
+        assert len(all_of(relay, repeated(first), second)) == 2
+
+        assert surroundings.texts(session_id) == ["first", "second"]
+
+    def test_where_the_first_of_several_fails_none_is_tried(
+        self, surroundings: Surroundings, relay: SessionRelay
+    ) -> None:
+        session_id = surroundings.open().id
+        surroundings.work_elsewhere(session_id)
+        texts = surroundings.texts(session_id)
+
+        receipts, error = relay.inject_all([prompt(session_id, text) for text in "abc"])
+
+        assert (list(receipts), type(error)) == ([], SessionBusy)
+        assert surroundings.texts(session_id) == texts
+        surroundings.end_turn(session_id)
+        assert len(all_of(relay, *(prompt(session_id, text) for text in "abc"))) == 3
+        assert surroundings.texts(session_id)[-3:] == ["a", "b", "c"]
+
+    def test_where_one_in_the_middle_fails_those_before_it_are_held_and_none_after_it_is_tried(
+        self, surroundings: Surroundings, relay: SessionRelay
+    ) -> None:
+        session_id = surroundings.open().id
+        held = prompt(session_id, "held before")
+        relay.inject(held)
+        ended(relay, session_id)
+        surroundings.work_elsewhere(session_id)
+        together = [repeated(held), prompt(session_id, "busy"), prompt(session_id, "after")]
+
+        receipts, error = relay.inject_all(together)
+
+        assert list(receipts) == [Receipt(prompt_id=held.id, session_id=session_id)]
+        assert isinstance(error, SessionBusy)
+        surroundings.end_turn(session_id)
+        assert not {"busy", "after"} & set(surroundings.texts(session_id))
+
+    def test_of_several_that_are_not_held_there_is_no_receipt(
+        self, surroundings: Surroundings
+    ) -> None:
+        session_id = surroundings.spoil().id
+
+        receipts, error = surroundings.relay.inject_all([prompt(session_id, "a")])
+
+        assert (list(receipts), type(error)) == ([], PromptNotHeld)
+
+    def test_what_is_injected_together_into_several_sessions_at_once_does_not_get_mixed_up(
+        self, surroundings: Surroundings, relay: SessionRelay
+    ) -> None:
+        mine = [surroundings.open().id for _ in range(3)]
+
+        at_once(
+            [
+                lambda each=each: all_of(  # type: ignore[misc]
+                    relay, *(prompt(each, f"{each} {n}") for n in range(4))
+                )
+                for each in mine
+            ]
+        )
+
+        for each in mine:
+            assert surroundings.texts(each) == [f"{each} {n}" for n in range(4)]
 
     # ------------------------------------------------------------------------------- refusals
 

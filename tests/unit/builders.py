@@ -35,6 +35,8 @@ from agenthub_core.protocol import (
     InjectFailed,
     ListingFailed,
     MessageArrived,
+    NotInjected,
+    SessionFreed,
     SessionsListed,
     Settle,
     Settled,
@@ -174,6 +176,13 @@ class Story:
 
     def fails(self, error: RelayError, key: str = "m1", recipient: str = "bob") -> Actions:
         return self.tell(InjectFailed(key=key, recipient=recipient, error=error))
+
+    def is_not_tried(self, key: str = "m1", recipient: str = "bob") -> Actions:
+        """One before it, into the same session, has failed."""
+        return self.tell(NotInjected(key=key, recipient=recipient))
+
+    def is_freed(self, slug: str = "bob") -> Actions:
+        return self.tell(SessionFreed(session_id=f"ses_{slug}"))
 
     def settled(self, key: str = "m1") -> Actions:
         return self.tell(Settled(key=key))

@@ -236,13 +236,6 @@ def test_a_session_is_not_woken_by_its_own_words_under_another_name() -> None:
     assert injected(story.arrives(everybody)) == [("m2", "carol")]
 
 
-def test_a_session_of_two_names_is_given_one_thing_at_a_time() -> None:
-    story = Story("bob", agents=[polly()])
-    assert injected(story.arrives(message(id="m1"))) == [("m1", "bob")]
-    assert injected(story.arrives(message(id="m2", recipient="polly"))) == []
-    assert injected(story.holds("m1")) == [("m2", "polly")]
-
-
 # --------------------------------------------------------------------- hints of what is done there
 
 
@@ -288,7 +281,7 @@ def test_a_listing_that_is_old_is_renewed_for_a_recipient_that_is_missing() -> N
     story.arrives(message(id="late", recipient="carol"))
     story.arrives(message(id="known"))
     assert len(of(ListSessions, story.goes_on())) == 1
-    assert injected(story.lists(session("carol"))) == [("early", "carol")]
+    assert injected(story.lists(session("carol"))) == [("early", "carol"), ("late", "carol")]
 
 
 def test_a_hint_does_not_make_a_dead_relay_be_asked_more_often() -> None:

@@ -200,9 +200,8 @@ def test_a_message_that_is_not_urgent_any_more_loses_its_place() -> None:
         message(id="second"),
     )
     story.arrives(message(id="moved", priority=Priority.LOW))
-    story.lists(session("bob"))
-    assert injected(story.holds("first")) == [("second", "bob")]
-    assert injected(story.holds("second")) == [("moved", "bob")]
+    order = injected(story.lists(session("bob")))
+    assert order == [("first", "bob"), ("second", "bob"), ("moved", "bob")]
 
 
 def test_a_message_marked_as_read_while_it_waits_is_settled_as_read() -> None:

@@ -1,4 +1,4 @@
-"""Who goes next: one at a time for each recipient, and the most pressing of all first."""
+"""Who goes next: the most pressing of all first, and nothing beside what is under way."""
 
 from __future__ import annotations
 
@@ -61,6 +61,33 @@ def test_a_broadcast_goes_out_in_the_order_of_names() -> None:
     for name in names:
         queue.put(name, (1, NOON, 1, "news"))
     assert [take(queue) for _ in names] == [(name, "news") for name in names]
+
+
+def test_several_go_together_in_order_and_no_more_than_asked_for() -> None:
+    queue = channels("bob")
+    for arrival, key in enumerate("cab"):
+        queue.put("bob", (1, NOON, arrival, key))
+    taken = queue.take(NOON, 2)
+    assert taken is not None
+    assert taken[1] == ("c", "a")
+
+
+def test_nothing_goes_beside_what_goes_together_until_the_last_of_it_has_arrived() -> None:
+    queue = channels("bob")
+    for arrival, key in enumerate("abc"):
+        queue.put("bob", (1, NOON, arrival, key))
+    queue.take(NOON, 2)
+    queue.arrived("bob", "a")
+    assert (take(queue), queue.is_engaged("ses_bob"), queue.is_idle("bob")) == (None, True, False)
+    queue.arrived("bob", "b")
+    assert (queue.is_engaged("ses_bob"), take(queue)) == (False, ("bob", "c"))
+
+
+def test_a_session_that_several_lead_into_is_known_by_all_of_them() -> None:
+    queue = channels("bob", "carol")
+    queue.connect("polly", "ses_bob")
+    assert [channel.recipient for channel in queue.into("ses_bob")] == ["bob", "polly"]
+    assert queue.into("ses_nobody") == []
 
 
 def test_nothing_goes_to_a_recipient_without_a_session() -> None:

@@ -18,18 +18,22 @@ from agenthub_core import (
     Policy,
     RelayUnreachable,
     Session,
+    SessionBusy,
     SessionUnknown,
     StoreUnwritable,
 )
 from agenthub_core.coordinator import TITLE
 from agenthub_core.model import COORDINATOR
 from agenthub_core.protocol import (
+    Inject,
     Introduce,
     IntroduceFailed,
     OpenFailed,
     OpenSession,
     Orient,
     SaveAgent,
+    SessionCompacted,
+    SessionFreed,
     SessionOpened,
 )
 from agenthub_core.testing import NOON
@@ -115,6 +119,34 @@ def test_one_whose_session_is_gone_is_replaced() -> None:
     assert len(of(OpenSession, gone)) == 1
     assert injected(opens(told, own(2))) == [("m1", COORDINATOR)]
     assert sorted(names(told)) == ["bob", COORDINATOR]
+
+
+def test_what_was_on_its_way_to_the_one_that_is_gone_goes_to_the_new_one() -> None:
+    told = story()
+    told.arrives(*(message(id=key, recipient=COORDINATOR) for key in ("m1", "m2", "m3")))
+    assert len(injected(opens(told))) == 3
+    told.holds("m1", COORDINATOR)
+    assert len(of(OpenSession, told.fails(SessionUnknown("gone"), "m2", COORDINATOR))) == 1
+    assert injected(opens(told, own(2))) == [], "of what was under way something is yet to end"
+    actions = told.is_not_tried("m3", COORDINATOR)
+    assert [(each.key, each.prompt.session_id) for each in of(Inject, actions)] == [
+        ("m2", "ses_odd-2"),
+        ("m3", "ses_odd-2"),
+    ]
+
+
+def test_it_may_be_busy_like_any_other_and_is_told_nothing_of_itself_once_it_was_compacted() -> (
+    None
+):
+    told = story()
+    opens(told)
+    told.arrives(message(recipient=COORDINATOR))
+    told.fails(SessionBusy("at work"), recipient=COORDINATOR)
+    freed = told.tell(SessionFreed(session_id="ses_odd-1"))
+    assert injected(freed) == [("m1", COORDINATOR)]
+    told.holds(recipient=COORDINATOR)
+    told.tell(SessionCompacted(session_id="ses_odd-1"))
+    assert of(Orient, told.wait(seconds(60))) == []
 
 
 def test_it_is_looked_at_again_when_the_relay_comes_back_which_is_no_news() -> None:

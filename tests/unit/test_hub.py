@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 
 import pytest
+from attrs import evolve
 
 from agenthub_core import (
     EVERYONE,
@@ -17,13 +18,20 @@ from agenthub_core import (
     Executor,
     Hub,
     Message,
+    Notify,
     Orientation,
     Outcome,
     Policy,
+    Prompt,
+    PromptInvalid,
     Reading,
+    Receipt,
+    RelayError,
     RelayUnreachable,
     Rhythm,
     Session,
+    SessionBusy,
+    SessionUnknown,
     Settlement,
     StoreError,
     StoreUnreadable,
@@ -32,12 +40,16 @@ from agenthub_core import (
     Unfinished,
     Unreadable,
 )
-from agenthub_core.protocol import Inject
-from agenthub_core.testing import ManualClock, MemoryRelay, MemoryStore
+from agenthub_core.model import Usage
+from agenthub_core.protocol import Inject, SessionCompacted, SessionFreed, TurnEnded
+from agenthub_core.testing import NOON, ManualClock, MemoryRelay, MemoryStore
 from tests.unit.builders import FAULT, Later, agent, message, of, seconds, session, topics
 
 FULL = StoreUnwritable("no space left on the disk")
 AWAY = StoreUnreadable("the directory is gone")
+TURN_ENDED = TurnEnded(
+    session_id="ses_bob", began=NOON, ended=NOON + seconds(1), usage=Usage(), caused=True
+)
 
 
 class Store(MemoryStore):
@@ -561,6 +573,185 @@ def test_a_bug_in_an_adapter_ends_the_hub(method: str) -> None:
         getattr(hub, method)()
 
 
+# -------------------------------------------------------------------------- what goes together
+
+
+class Counting(MemoryRelay):
+    """It remembers what it was given together."""
+
+    def __init__(self, sessions: Iterable[Session]) -> None:
+        super().__init__(sessions)
+        self.batches: list[list[str]] = []
+        self.unlucky: dict[int, RelayError] = {}
+
+    def fail_at(self, number: int, error: RelayError) -> None:
+        """Let the injection fail that comes after so many others."""
+        self.unlucky = {number: error}
+
+    def inject(self, prompt: Prompt) -> Receipt:
+        self.unlucky = {number - 1: error for number, error in self.unlucky.items()}
+        if (error := self.unlucky.get(-1)) is not None:
+            raise error
+        return super().inject(prompt)
+
+    def inject_all(self, prompts: Sequence[Prompt]) -> tuple[Sequence[Receipt], RelayError | None]:
+        self.batches.append([prompt.session_id for prompt in prompts])
+        return super().inject_all(prompts)
+
+
+def together(*messages: Message, policy: Policy | None = None) -> tuple[World, Counting, Later]:
+    """Messages that waited for bob and carol, and are about to go there."""
+    later = Later()
+    world = World(executor=later, policy=policy)
+    world.relay = relay = Counting(map(session, ("bob", "carol")))
+    world.begin()
+    world.write(*messages, hint=False)
+    world.steps()
+    later.run()  # lists the sessions
+    world.hub.step()
+    return world, relay, later
+
+
+def work(world: World, later: Later) -> None:
+    """Do what there is to be done now, and what follows from it."""
+    while later.tasks:
+        later.run()
+        world.steps()
+
+
+FIVE = [message(id=f"m{number}", content=f"number {number}") for number in range(5)]
+TO_CAROL = [evolve(each, id=f"c-{each.id}", recipient="carol") for each in FIVE]
+TEXTS = [each.content for each in FIVE]
+
+
+def test_what_waits_for_one_session_goes_there_at_once_and_in_order() -> None:
+    world, relay, later = together(*FIVE, *TO_CAROL)
+    work(world, later)
+    assert sorted(relay.batches) == [["ses_bob"] * 5, ["ses_carol"] * 5]
+    assert world.held("bob") == world.held("carol") == TEXTS
+    assert len(world.archived) == 10
+
+
+def test_what_is_too_much_for_once_goes_one_after_the_other() -> None:
+    world, relay, later = together(*FIVE, policy=Policy(batch=2))
+    work(world, later)
+    assert relay.batches == [["ses_bob"] * 2, ["ses_bob"] * 2, ["ses_bob"]]
+    assert world.held() == TEXTS
+
+
+@pytest.mark.parametrize("unlucky", range(5))
+@pytest.mark.parametrize(
+    "error", [RelayUnreachable("timed out"), SessionBusy("at work"), SessionUnknown("not yet")]
+)
+def test_whichever_fails_those_after_it_follow_it_later(error: RelayError, unlucky: int) -> None:
+    world, relay, later = together(*FIVE)
+    relay.fail_at(unlucky, error)
+    work(world, later)
+    assert world.held() == TEXTS[:unlucky]
+    for _ in range(10):
+        world.relay.open(session("bob", updated=world.clock.now()))
+        world.steps(1)
+        work(world, later)
+    assert relay.batches == [["ses_bob"] * 5, ["ses_bob"] * (5 - unlucky)]
+    assert world.held() == TEXTS
+    assert len(world.archived) == 5
+
+
+def test_one_that_is_invalid_is_rejected_and_the_others_are_held() -> None:
+    world, relay, later = together(*FIVE)
+    relay.fail_at(2, PromptInvalid("too long"))
+    work(world, later)
+    assert world.held() == [*TEXTS[:2], *TEXTS[3:]]
+    assert dict(world.archived)["m2"] is Outcome.REJECTED
+    assert relay.batches == [["ses_bob"] * 5, ["ses_bob"] * 2]
+
+
+def test_what_was_killed_in_the_middle_is_held_once_and_in_order() -> None:
+    world, relay, later = together(*FIVE)
+    relay.fail_at(3, RelayUnreachable("timed out"))
+    while later.tasks:
+        later.run()  # and nobody hears of it
+    world.begin()
+    world.steps()
+    work(world, later)
+    assert world.held() == TEXTS
+    assert len(world.archived) == 5
+
+
+class Forgetful(MemoryRelay):
+    """One with a bug: it does not say what became of the prompts."""
+
+    def inject_all(self, prompts: Sequence[Prompt]) -> tuple[Sequence[Receipt], RelayError | None]:
+        super().inject_all(prompts)
+        return [], None
+
+
+def test_a_relay_that_does_not_say_what_became_of_a_prompt_ends_the_hub() -> None:
+    world = World()
+    world.relay = Forgetful([session("bob")])
+    world.begin()
+    world.write(message())
+    with pytest.raises(ValueError, match="zip"):
+        world.steps()
+
+
+# ----------------------------------------------------------------- what sessions tell themselves
+
+
+def test_a_session_that_says_it_is_free_is_given_what_it_did_not_take_at_once() -> None:
+    world = World("bob")
+    world.relay.work_elsewhere("ses_bob", busy=True)
+    world.write(message())
+    world.steps()
+    world.relay.work_elsewhere("ses_bob", busy=False)
+    world.steps()
+    assert world.held() == []
+    world.hub.tell(SessionFreed(session_id="ses_bob"))
+    world.steps()
+    assert world.held() == ["Hello"]
+
+
+def test_a_session_that_says_it_was_compacted_is_told_again_who_it_is() -> None:
+    world = World("bob", policy=TELLING)
+    world.steps()
+    world.steps(1)
+    world.hub.tell(SessionCompacted(session_id="ses_bob"))
+    world.steps()
+    world.steps(1)
+    first, again = world.relay.held("ses_bob")
+    assert first.text == again.text
+    assert world.relay.turns("ses_bob") == 0
+
+
+def test_a_turn_that_ended_is_told_to_the_observers() -> None:
+    world = World("bob")
+    world.steps()
+    world.hub.tell(TURN_ENDED)
+    world.steps()
+    assert [each.topic for each in of(Notify, world.actions)][-1] == "turn.ended"
+
+
+def test_what_is_told_after_the_end_begins_nothing_new() -> None:
+    worker = Later()
+    world = World("bob", executor=worker)
+    world.write(message())
+    world.steps()
+    worker.run()  # lists the sessions
+    world.steps()
+    world.relay.work_elsewhere("ses_bob", busy=True)
+
+    def happens() -> None:
+        if worker.tasks:
+            world.hub.tell(SessionFreed(session_id="ses_bob"))
+            worker.run()
+
+    world.clock.happens = happens
+    world.hub.stop()
+    world.hub.run()
+    assert worker.tasks == []
+    assert (world.held(), world.store.keys()) == ([], ["m1"])
+
+
 # -------------------------------------------------------------------------------- settling
 
 
@@ -649,7 +840,8 @@ def test_a_signal_may_stop_the_hub_at_any_moment_and_nothing_is_lost(moment: int
 
 def test_what_is_under_way_is_finished_before_the_end_and_nothing_new_is_begun() -> None:
     worker, writer = Later(), Later()
-    world = World("bob", "carol", executor=worker, writer=writer)
+    policy = Policy(batch=1)
+    world = World("bob", "carol", executor=worker, writer=writer, policy=policy)
     world.write(message(id="m1"), message(id="m2"), message(id="m3", recipient="carol"))
     world.steps()
     worker.run()  # lists the sessions

@@ -19,7 +19,15 @@ from agenthub_core import (
     SessionUnknown,
 )
 from agenthub_core.prompts import orientation
-from agenthub_core.protocol import Action, Inject, Orient, Oriented, OrientFailed, SaveOriented
+from agenthub_core.protocol import (
+    Action,
+    Inject,
+    Orient,
+    Oriented,
+    OrientFailed,
+    SaveOriented,
+    SessionCompacted,
+)
 from agenthub_core.testing import NOON
 from tests.unit.builders import Story, agent, injected, message, of, seconds, session, topics
 
@@ -225,6 +233,195 @@ def test_a_receipt_that_comes_twice_is_kept_once() -> None:
     story = begun("bob")
     story.goes_on()
     assert kept(holds(story)) + kept(holds(story)) == ["ses_bob"]
+
+
+# ---------------------------------------------------------------------------------- its turn ends
+
+
+def test_who_waited_for_the_end_of_a_turn_is_told_at_once() -> None:
+    story = begun("bob")
+    story.goes_on()
+    fails(story, SessionBusy("in the middle of a turn"))
+    story.wait(seconds(7))
+    story.is_freed()
+    assert told(story.goes_on()) == ["bob"]
+    assert story.now == NOON + AT_ONCE + seconds(7)
+
+
+def test_a_turn_that_ended_while_the_session_was_asked_is_not_waited_for() -> None:
+    story = begun("bob")
+    story.goes_on()
+    story.is_freed()
+    fails(story, SessionBusy("in the middle of a turn"))
+    assert told(story.wait(timedelta(0))) == ["bob"]
+    fails(story, SessionBusy("in the middle of the next turn"))
+    assert told(story.wait(seconds(59.9))) == []
+
+
+def test_a_message_goes_before_it_there_too() -> None:
+    story = begun("bob")
+    story.goes_on()
+    story.arrives(message())
+    fails(story, SessionBusy("in the middle of a turn"))
+    story.fails(SessionBusy("in the middle of a turn"))
+    assert injected(story.is_freed()) == [("m1", "bob")]
+    assert kept(story.holds()) == ["ses_bob"]
+    assert told(story.wait(timedelta(hours=1))) == []
+
+
+def test_the_end_of_a_turn_does_not_bring_forward_what_waits_for_something_else() -> None:
+    story = Story(policy=Policy(orientation=Orientation()), listed=True)
+    story.lists(session("bob", created=story.now))
+    story.is_freed()
+    assert told(story.wait(seconds(0.49))) == []
+    assert told(story.wait(seconds(0.01))) == ["bob"]
+    fails(story, RelayUnreachable("timed out"))
+    story.is_freed()
+    assert told(story.wait(seconds(59.9))) == []
+
+
+@pytest.mark.parametrize("slug", ["bob", "nobody"])
+def test_the_end_of_a_turn_is_nothing_to_who_was_told(slug: str) -> None:
+    story = begun("bob")
+    story.goes_on()
+    holds(story)
+    story.is_freed(slug)
+    assert told(story.wait(timedelta(hours=1))) == []
+
+
+# ----------------------------------------------------------------------------- it was cut out again
+
+AGAIN = Policy(orientation=Orientation())
+WHILE = seconds(0.5)
+
+
+def compacted(story: Story, slug: str = "bob") -> None:
+    assert story.tell(SessionCompacted(session_id=f"ses_{slug}")) == ()
+
+
+def told_before(policy: Policy = AGAIN) -> Story:
+    return Story("bob", policy=policy, oriented=["ses_bob"])
+
+
+def test_a_session_that_was_compacted_is_told_again_by_another_prompt() -> None:
+    story = Story("bob", policy=AGAIN)
+    (first,) = of(Orient, story.wait(WHILE))
+    holds(story)
+    story.wait(seconds(60))
+    compacted(story)
+    assert told(story.wait(seconds(0.49))) == []
+    (again,) = of(Orient, story.wait(seconds(0.01)))
+    assert again.prompt.text == first.prompt.text
+    assert again.prompt.id != first.prompt.id
+    assert not again.prompt.wakes
+    actions = holds(story)
+    assert (kept(actions), topics(actions)) == (["ses_bob"], ["agent.oriented"])
+    assert told(story.wait(timedelta(hours=1))) == []
+
+
+def test_each_compaction_has_a_prompt_of_its_own_which_is_the_same_until_it_is_held() -> None:
+    story = told_before()
+    prompts = []
+    for _ in range(3):
+        story.wait(seconds(60))
+        compacted(story)
+        (tried,) = of(Orient, story.wait(WHILE))
+        fails(story, PromptNotHeld("gone"))
+        (held,) = of(Orient, story.wait(seconds(60)))
+        assert held.prompt == tried.prompt
+        holds(story)
+        prompts.append(held.prompt.id)
+    assert len(set(prompts)) == 3
+
+
+def test_two_compactions_in_a_row_are_one_occasion() -> None:
+    story = told_before()
+    compacted(story)
+    story.wait(seconds(0.3))
+    compacted(story)
+    assert told(story.wait(seconds(0.49))) == []
+    assert told(story.wait(seconds(0.01))) == ["bob"]
+    holds(story)
+    assert told(story.wait(timedelta(hours=1))) == []
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["the first telling", "a later one"])
+def test_what_a_compaction_may_have_cut_out_while_it_was_told_is_told_again(first: bool) -> None:
+    story = Story("bob", policy=AGAIN, oriented=[] if first else ["ses_bob"])
+    if not first:
+        compacted(story)
+    (before,) = of(Orient, story.wait(WHILE))
+    compacted(story)
+    assert kept(holds(story)) == []
+    (after,) = of(Orient, story.wait(WHILE))
+    assert after.prompt.id != before.prompt.id
+    assert kept(holds(story)) == ["ses_bob"]
+
+
+def test_what_failed_before_a_compaction_costs_no_time_after_it() -> None:
+    story = told_before()
+    compacted(story)
+    story.wait(WHILE)
+    compacted(story)
+    fails(story, RelayUnreachable("timed out"))
+    assert told(story.wait(WHILE)) == ["bob"]
+
+
+def test_a_session_that_went_while_it_was_compacted_is_told_no_more() -> None:
+    story = told_before()
+    compacted(story)
+    story.wait(WHILE)
+    compacted(story)
+    assert topics(fails(story, SessionUnknown("deleted"))) == ["session.gone"]
+    assert told(story.wait(timedelta(hours=1))) == []
+
+
+def test_a_session_that_is_at_work_after_its_compaction_is_told_when_it_is_idle() -> None:
+    story = told_before()
+    compacted(story)
+    story.wait(WHILE)
+    fails(story, SessionBusy("in the middle of a turn"))
+    story.is_freed()
+    assert told(story.goes_on()) == ["bob"]
+
+
+def test_where_nobody_says_that_it_is_idle_it_is_told_after_the_next_listing() -> None:
+    story = told_before()
+    compacted(story)
+    story.wait(WHILE)
+    fails(story, SessionBusy("in the middle of a turn"))
+    story.wait(POLL)
+    story.lists(session("bob", updated=story.now))
+    assert told(story.goes_on()) == ["bob"]
+
+
+def test_a_message_that_comes_after_the_compaction_tells_it_as_much() -> None:
+    story = told_before()
+    compacted(story)
+    story.arrives(message())
+    assert kept(story.holds()) == ["ses_bob"]
+    assert told(story.wait(timedelta(hours=1))) == []
+
+
+def test_a_session_that_was_not_told_yet_is_told_as_ever() -> None:
+    story = Story("bob", policy=AGAIN)
+    compacted(story)
+    (first,) = of(Orient, story.wait(WHILE))
+    undisturbed = Story("bob", policy=AGAIN)
+    assert of(Orient, undisturbed.wait(WHILE)) == [first]
+
+
+def test_where_nobody_is_told_a_compaction_is_nothing() -> None:
+    story = told_before(Policy())
+    compacted(story)
+    assert told(story.wait(timedelta(hours=1))) == []
+
+
+@pytest.mark.parametrize("oriented", [True, False])
+def test_the_compaction_of_a_session_that_is_no_agents_is_nothing(oriented: bool) -> None:
+    story = Story("bob", policy=AGAIN, oriented=["ses_carol"] if oriented else [])
+    compacted(story, "carol")
+    assert [orient.recipient for orient in of(Orient, story.wait(seconds(60)))] == ["bob"]
 
 
 # ------------------------------------------------------------------------------- what it is told

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from itertools import groupby
+from operator import attrgetter
 
 from attrs import evolve
 from hypothesis import settings
@@ -46,6 +48,7 @@ from agenthub_core import (
     TurnFailed,
     TurnState,
 )
+from agenthub_core.model import Usage
 from agenthub_core.prompts import prompt_id
 from agenthub_core.protocol import (
     Inject,
@@ -53,19 +56,24 @@ from agenthub_core.protocol import (
     InjectFailed,
     MessageArrived,
     MessageWithdrawn,
+    NotInjected,
     Orient,
     Oriented,
     OrientFailed,
+    SessionCompacted,
+    SessionFreed,
     Settle,
     Settled,
+    TurnEnded,
 )
 from agenthub_core.testing import ManualClock, MemoryRelay, MemoryStore
-from tests.unit.builders import FAULT, Later, message, seconds, session
+from tests.unit.builders import FAULT, Later, agent, message, of, seconds, session
 
 PEOPLE = ["alice", "bob", "carol"]
 SENDERS = st.sampled_from(PEOPLE)
 SLUGS = st.sampled_from(PEOPLE)
-RECIPIENTS = st.sampled_from([*PEOPLE, *PEOPLE, EVERYONE, "nobody"])
+STRANGERS = st.sampled_from([*PEOPLE, "nobody"])
+RECIPIENTS = st.sampled_from([*PEOPLE, *PEOPLE, "polly", EVERYONE, "nobody"])
 ERRORS = st.sampled_from(
     [
         RelayError("something else"),
@@ -81,7 +89,7 @@ ERRORS = st.sampled_from(
 AGES = st.sampled_from([0, 0, 1, 60, 3000, -60])
 PICKS = st.integers(0, 20)
 
-POLICY = Policy(workers=2, orientation=Orientation())
+POLICY = Policy(workers=2, batch=3, orientation=Orientation())
 LONG_ENOUGH = timedelta(minutes=3)  # for the slowest retry to come round, and what it holds up
 
 
@@ -138,6 +146,13 @@ class FlakyRelay(MemoryRelay):
         self.time = clock
         self.lost_answers = 0
         self.given: dict[tuple[str, str], datetime] = {}
+        self.asked: dict[str, list[Prompt]] = {}
+        """What the hub said that it would give to a session, in this order."""
+
+    def inject_all(self, prompts: Sequence[Prompt]) -> tuple[Sequence[Receipt], RelayError | None]:
+        (session_id,) = {prompt.session_id for prompt in prompts}
+        assert list(prompts) == self.asked.pop(session_id), "in another order, or twice"
+        return super().inject_all(prompts)
 
     def inject(self, prompt: Prompt) -> Receipt:
         asks_first = prompt.repeated or (prompt.session_id, prompt.id) not in self.given
@@ -170,8 +185,10 @@ class Promises(RuleBasedStateMachine):
 
     def begin(self) -> None:
         self.worker, self.writer = Later(), Later()
-        self.injecting: dict[str, str] = {}
+        self.injecting: dict[str, list[str]] = {}
         self.telling: set[str] = set()
+        self.leads_to: dict[str, str] = {}
+        self.relay.asked.clear()
         self.waiting: dict[str, tuple[str, int, datetime]] = {}
         self.settling: dict[str, Message] = {}
         self.settled: Counter[Message] = Counter()
@@ -194,30 +211,49 @@ class Promises(RuleBasedStateMachine):
                 self.waiting[key] = written.recipient, written.priority.rank, written.timestamp
             case MessageWithdrawn(key=key) if not self.broker.knows(key):
                 self.waiting.pop(key, None)
-            case Injected() | InjectFailed():
-                del self.injecting[event.recipient]
+            case Injected() | InjectFailed() | NotInjected():
+                self.one_has_ended(event.key, event.recipient)
             case Oriented() | OrientFailed():
                 self.telling.remove(event.recipient)
             case Settled(key=key):
+                assert key not in {each for keys in self.injecting.values() for each in keys}
                 self.settled[self.settling.pop(key)] += 1
-        for action in actions:
-            if isinstance(action, Inject):
-                self.check_injection(action)
-            elif isinstance(action, Orient):
-                assert action.recipient not in {*self.injecting, *self.telling}, "not idle"
-                self.telling.add(action.recipient)
-            elif isinstance(action, Settle):
-                self.waiting.pop(action.settlement.key, None)
-                self.settling[action.settlement.key] = action.settlement.message
+        for settle in of(Settle, actions):
+            self.waiting.pop(settle.settlement.key, None)
+            self.settling[settle.settlement.key] = settle.settlement.message
+        for orient in of(Orient, actions):
+            session_id = orient.prompt.session_id
+            assert session_id not in self.busy_sessions(), "not idle"
+            self.leads_to[orient.recipient] = session_id
+            self.telling.add(orient.recipient)
+        for recipient, together in groupby(of(Inject, actions), attrgetter("recipient")):
+            self.check_injections(recipient, list(together))
 
-    def check_injection(self, inject: Inject) -> None:
-        busy = {*self.injecting, *self.telling}
-        assert inject.recipient not in busy, "two at once for one session"
-        self.injecting[inject.recipient] = inject.key
+    def one_has_ended(self, key: str, recipient: str) -> None:
+        under_way = self.injecting[recipient]
+        assert under_way.pop(0) == key, "told of in another order"
+        if not under_way:
+            del self.injecting[recipient]
+
+    def busy_sessions(self) -> set[str]:
+        """Where something is on its way to, under whichever name."""
+        return {self.leads_to[recipient] for recipient in {*self.injecting, *self.telling}}
+
+    def check_injections(self, recipient: str, injects: Sequence[Inject]) -> None:
+        assert recipient not in {*self.injecting, *self.telling}, "two at once for one recipient"
+        (session_id,) = {inject.prompt.session_id for inject in injects}
+        assert session_id not in self.busy_sessions(), "two at once for one session"
+        keys = [inject.key for inject in injects]
+        assert len(set(keys)) == len(keys) <= POLICY.batch
+        self.leads_to[recipient] = session_id
+        self.injecting[recipient] = keys
+        self.relay.asked[session_id] = [inject.prompt for inject in injects]
         assert len(self.injecting) <= POLICY.workers
-        place = self.waiting[inject.key][1:]
-        others = [other[1:] for other in self.waiting.values() if other[0] == inject.recipient]
-        assert place <= min(others, default=place), "another one was to go first"
+        others = {key: place for key, (name, *place) in self.waiting.items() if name == recipient}
+        for key in keys:
+            _, *place = self.waiting[key]
+            others.pop(key, None)
+            assert place <= min(others.values(), default=place), "another one was to go first"
 
     # -------------------------------------------------------------------------------- senders
 
@@ -237,6 +273,8 @@ class Promises(RuleBasedStateMachine):
     )
     def write(self, sender: str, recipient: str, priority: Priority, age: int, hint: bool) -> None:
         self.count += 1
+        if recipient == "polly" and sender == "bob":
+            sender = "alice"  # for they are one, and nobody is woken by their own words
         written = message(
             id=f"m{self.count}",
             sender=sender,
@@ -249,6 +287,15 @@ class Promises(RuleBasedStateMachine):
         self.written[key] = written
         if hint:
             self.hub.hint(key)
+
+    @rule(
+        recipient=RECIPIENTS,
+        priorities=st.lists(st.sampled_from(Priority), min_size=2, max_size=5),
+        hint=st.booleans(),
+    )
+    def write_several(self, recipient: str, priorities: list[Priority], hint: bool) -> None:
+        for priority in priorities:
+            self.write("alice", recipient, priority, 0, hint)
 
     @rule()
     def write_what_is_no_message(self) -> None:
@@ -296,6 +343,13 @@ class Promises(RuleBasedStateMachine):
         self.relay.open(session(slug, updated=self.clock.now()))
         self.open.add(slug)
 
+    @rule()
+    def bob_goes_by_another_name(self) -> None:
+        self.store.register_agent(
+            agent("polly", session_id=None, slug="", role="reviewer", directory="/projects/bob")
+        )
+        self.hub.look_up("polly")
+
     @precondition(lambda self: self.open)
     @rule(slug=SLUGS)
     def closes(self, slug: str) -> None:
@@ -307,6 +361,27 @@ class Promises(RuleBasedStateMachine):
     def works_elsewhere(self, slug: str, busy: bool) -> None:
         if slug in self.open:
             self.relay.work_elsewhere(f"ses_{slug}", busy=busy)
+
+    @rule(slug=SLUGS)
+    def becomes_free_and_tells(self, slug: str) -> None:
+        self.works_elsewhere(slug, busy=False)
+        self.tells_of_freedom(slug)
+
+    @rule(slug=STRANGERS)
+    def tells_of_freedom(self, slug: str) -> None:
+        self.hub.tell(SessionFreed(session_id=f"ses_{slug}"))
+
+    @rule(slug=STRANGERS)
+    def tells_of_a_compaction(self, slug: str) -> None:
+        self.hub.tell(SessionCompacted(session_id=f"ses_{slug}"))
+
+    @rule(slug=STRANGERS, caused=st.booleans())
+    def tells_of_a_turn(self, slug: str, caused: bool) -> None:
+        now, session_id = self.clock.now(), f"ses_{slug}"
+        ended = TurnEnded(
+            session_id=session_id, began=now, ended=now, usage=Usage(output=1), caused=caused
+        )
+        self.hub.tell(ended)
 
     @rule(slug=SLUGS, state=st.sampled_from(TurnState))
     def turn_ends(self, slug: str, state: TurnState) -> None:
@@ -430,6 +505,7 @@ class Promises(RuleBasedStateMachine):
         assert not [
             each for each in waiting if isinstance(each, Message) and each.recipient in here
         ]
+        assert [*self.injecting, *self.telling, *self.relay.asked] == []
         self.clock.advance(POLICY.message_ttl)
         for _ in range(3):
             self.all_work(5)
