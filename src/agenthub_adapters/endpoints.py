@@ -268,22 +268,25 @@ class Endpoints:
     def tell(self, told: Told) -> None:
         self._tell(told)
 
-    def left(self, endpoint: Endpoint, *, ended: bool) -> None:
-        """A process tells nothing any more; `ended`, or it hangs."""
+    def left(self, endpoint: Endpoint) -> None:
+        """A process tells nothing any more: it has ended, or hangs."""
         with self._lock:
             self._here.pop(endpoint.path.name, None)
             residents = list(endpoint.residents.values())
-            if ended:
-                now = datetime.now(UTC)
-                self._lost |= {each.id: now for each in residents if each.state is not State.IDLE}
         for resident in residents:
             self._tell(SessionFreed(session_id=resident.id))
         self._hint()
 
-    def done(self, follower: _Follower) -> None:
-        """Its socket is gone, or nobody will ever listen there."""
+    def done(self, follower: _Follower, endpoint: Endpoint | None) -> None:
+        """Its socket is gone, or nobody will ever listen there; its turns have ended with it."""
+        now = datetime.now(UTC)
+        residents = [] if endpoint is None else list(endpoint.residents.values())
+        lost = [each.id for each in residents if each.state is not State.IDLE]
         with self._lock:
             self._followers.pop(follower.path.name, None)
+            self._lost |= dict.fromkeys(lost, now)
+        for session_id in lost:
+            self._tell(SessionFreed(session_id=session_id))
         if not follower.gave_up and follower.path.exists():
             self.found(follower.path.name)  # it has come back in this very moment
 
@@ -301,6 +304,8 @@ class _Follower:
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
         self._foreign = False
+        self._heard: tuple[int, int] | None = None
+        self._endpoint: Endpoint | None = None
         self.gave_up = False
         """It refused each time."""
         self.thread = threading.Thread(target=self._follow, name="endpoint", daemon=True)
@@ -314,13 +319,13 @@ class _Follower:
 
     def _follow(self) -> None:
         refused = 0
-        while not self._done.is_set() and self.path.exists():
+        while not self._done.is_set() and (socket_file := _identity(self.path)):
             try:
                 with stream(self.path, "/events", seconds=_SILENCE_SECONDS) as (line, chunks):
-                    refused = 0
+                    refused, self._heard = 0, socket_file
                     self._listen(line, chunks)
             except ConnectionRefusedError:
-                if not _lives(self.path.stem):
+                if self._heard == socket_file or not _lives(self.path.stem):
                     self.path.unlink(missing_ok=True)  # it was killed
                     break
                 if self.gave_up:
@@ -333,14 +338,14 @@ class _Follower:
                 self.begun.set()
                 self._done.wait(_AGAIN_SECONDS)
         self.begun.set()
-        self._endpoints.done(self)
+        self._endpoints.done(self, self._endpoint)
 
     def _listen(self, line: socket.socket, chunks: Iterator[bytes]) -> None:
         with self._lock:
             if self._done.is_set():
                 return
             self._socket = line
-        endpoint = Endpoint(self.path, self._timeout)
+        endpoint = self._endpoint = Endpoint(self.path, self._timeout)
         kind = {"content-type": "text/event-stream"}
         try:
             for event in EventSource(httpx.Response(200, headers=kind, content=chunks)).iter_sse():
@@ -349,7 +354,7 @@ class _Follower:
             with self._lock:
                 self._socket = None
             if not self._done.is_set():
-                self._endpoints.left(endpoint, ended=not _lives(self.path.stem))
+                self._endpoints.left(endpoint)
 
     def _take(self, endpoint: Endpoint, event: ServerSentEvent) -> None:
         try:
@@ -394,8 +399,17 @@ class _Follower:
         self.begun.set()
 
 
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Tells a file from another one of the same name; None where there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def _lives(process: str) -> bool:
-    """Whether there is that process, as far as can be told."""
+    """Whether there is that process, be it one that has ended and was not yet fetched."""
     try:
         os.kill(int(process), 0)
     except (ProcessLookupError, ValueError, OverflowError):
