@@ -76,10 +76,10 @@ class Plugin:
     def lack(self) -> str | None:
         """Why OpenCode's processes would not be endpoints of this hub; None if they will."""
         try:
-            missing = [change.path for change in self.installation()]
+            changes = self.installation()
         except Misconfigured as error:
             return str(error)
-        if not missing:
+        if not changes:
             return None
         found = [text for copy in self._copies() if (text := read(copy))]
         if not found:
@@ -88,7 +88,8 @@ class Plugin:
         for text in found:
             if (version := _number("VERSION", text)) != wanted:
                 return f"OpenCode has version {version} of the hub's plugin, not {wanted}"
-        return f"OpenCode has not this agenthub's plugin: {missing[0]} is another"
+        fault = "is missing" if changes[0].old is None else "is another"
+        return f"OpenCode has not this agenthub's plugin: {changes[0].path} {fault}"
 
     def installation(self) -> list[Change]:
         """What is to be changed so that the plugin is there, and is this one."""
