@@ -3,7 +3,7 @@
 JSONC is JSON with comments and trailing commas; a byte order mark may stand in front. What is added
 follows the text's own line breaks, indentation and commas. An edit whose result would not read back
 as intended is an error, never a damaged text. Knows nothing of files or of what the keys mean, and
-leaves it to the caller to remove the objects that `put` had to create.
+leaves it to the caller to remove the objects and lists that `put` and `append` had to create.
 """
 
 from __future__ import annotations
@@ -62,6 +62,40 @@ def remove(text: str, path: Sequence[str]) -> str:
     return text[: len(text) - len(body)] + edited
 
 
+def append(text: str, path: Sequence[str], value: object) -> str:
+    """The text with the value added last to the list at a path, if it is not in there.
+
+    The list, and objects on the way, are created where they are missing.
+    """
+    edited = body = text.removeprefix(_BYTE_ORDER_MARK)
+    node = _list_at(body, path)
+    if node is None:
+        return put(text, path, [value])
+    elements = [member.node.value for member in node.members]
+    if any(_same(each, value) for each in elements):
+        return text
+    if _is_cramped(body, node, value):
+        edited = _opened(body, node)
+        node = _list_at(edited, path) or node
+    edited = _add(edited, node, "", value)
+    _verify(edited, _with(_parse(body).value, path, [*elements, value]))
+    return text[: len(text) - len(body)] + edited
+
+
+def discard(text: str, path: Sequence[str], value: object) -> str:
+    """The text without the value in the list at a path, cut out as `remove` cuts a member."""
+    edited = body = text.removeprefix(_BYTE_ORDER_MARK)
+    while node := _list_at(edited, path):
+        found = [member for member in node.members if _same(member.node.value, value)]
+        if not found:
+            break
+        edited = _cut(edited, node, found[-1])
+    if node and edited != body:
+        left = [member.node.value for member in node.members]
+        _verify(edited, _with(_parse(body).value, path, left))
+    return text[: len(text) - len(body)] + edited
+
+
 # ------------------------------------------------------------------------------------------ reading
 
 
@@ -75,6 +109,8 @@ class _Node:
 
 @frozen
 class _Member:
+    """Of an object, or of a list, where its key is its place."""
+
     key: object
     start: int
     node: _Node
@@ -106,8 +142,9 @@ class _Parser:
             value = {member.key: member.node.value for member in members}
             return _Node(start, self.at, value, tuple(members))
         if self._takes("["):
-            elements = self._elements(depth + 1)
-            return _Node(start, self.at, elements)
+            members = self._elements(depth + 1)
+            elements = [member.node.value for member in members]
+            return _Node(start, self.at, elements, tuple(members))
         return self._scalar()
 
     def _members(self, depth: int) -> list[_Member]:
@@ -125,14 +162,14 @@ class _Parser:
             members.append(_Member(key.value, key.start, node, comma))
         return members
 
-    def _elements(self, depth: int) -> list[object]:
-        elements: list[object] = []
-        comma = True
+    def _elements(self, depth: int) -> list[_Member]:
+        elements: list[_Member] = []
         while not self._takes("]"):
-            if not comma:
+            if elements and elements[-1].comma is None:
                 raise _expected("',' or ']'", self.text, self.at)
-            elements.append(self._value(depth).value)
-            comma = self._takes(",")
+            node = self._value(depth)
+            comma = self.at - 1 if self._takes(",") else None
+            elements.append(_Member(len(elements), node.start, node, comma))
         return elements
 
     def _scalar(self) -> _Node:
@@ -189,6 +226,16 @@ def _way(node: _Node, path: Sequence[str]) -> list[tuple[_Node, _Member]]:
     return way
 
 
+def _list_at(text: str, path: Sequence[str]) -> _Node | None:
+    way = _way(_parse(text), path)
+    if len(way) < len(path):
+        return None
+    node = way[-1][1].node
+    if not isinstance(node.value, list):
+        raise _expected(f"a list at {'.'.join(path)!r}", text, node.start)
+    return node
+
+
 # ------------------------------------------------------------------------------------------ writing
 
 
@@ -205,7 +252,7 @@ def _put(text: str, path: Sequence[str], value: object) -> str:
     added = _with({}, inner, value)
     if _is_cramped(text, node, added):
         return _put(_opened(text, node), path, value)
-    return _add(text, node, key, added)
+    return _add(text, node, f"{json.dumps(key, ensure_ascii=False)}: ", added)
 
 
 def _replace(text: str, node: _Node, value: object) -> str:
@@ -218,7 +265,8 @@ def _replace(text: str, node: _Node, value: object) -> str:
     return text[: node.start] + new + text[node.end :]
 
 
-def _add(text: str, parent: _Node, key: str, value: object) -> str:
+def _add(text: str, parent: _Node, label: str, value: object) -> str:
+    """The text with one more member, behind the label that it needs."""
     content = text[: parent.end - 1].rstrip(" \t\r\n")
     at = _match(_TO_LINE_END, text, len(content)).end()
     if _is_spread(text, parent):
@@ -227,7 +275,7 @@ def _add(text: str, parent: _Node, key: str, value: object) -> str:
         gap = _line_break(text) + indent
     else:
         indent, gap = _indent(text, at), " "
-    new = f"{gap}{json.dumps(key, ensure_ascii=False)}: {_written(value, text, indent)}"
+    new = f"{gap}{label}{_written(value, text, indent)}"
     if not parent.members:
         return text[:at] + new + text[at:]
     last = parent.members[-1]
@@ -237,7 +285,7 @@ def _add(text: str, parent: _Node, key: str, value: object) -> str:
 
 
 def _opened(text: str, node: _Node) -> str:
-    """The text with an object that is on one line spread over several."""
+    """The text with an object or list that is on one line spread over several."""
     commas = [member.comma + 1 for member in node.members if member.comma is not None]
     edges = [node.start + 1, *commas, node.end - 1]
     parts = (text[start:end].strip() for start, end in pairwise(edges))
@@ -268,13 +316,13 @@ def _cut_span(text: str, start: int, end: int, gap: int) -> str:
     """
     trail = _match(_TRAIL, text, end)
     follows = text[trail.end()]
-    if follows not in "\r\n}":
+    if follows not in "\r\n}]":
         return text[:start] + text[end:].lstrip(" \t")
     left = text[:start].rstrip(" \t")
     joined = left.removesuffix("\n").removesuffix("\r")
-    if follows != "}":
+    if follows not in "}]":
         return joined + text[trail.end() :]
-    # to join the lines is wrong only where a brace would become part of a comment
+    # to join the lines is wrong only where a bracket would become part of a comment
     swallows = _match(_BETWEEN, text, gap).end("line_comment") == len(joined)
     return (left if swallows else joined) + text[trail.end("comments") :]
 
@@ -312,14 +360,14 @@ def _is_filled(value: object) -> bool:
 
 
 def _is_spread(text: str, node: _Node) -> bool:
-    """Whether an object has its members on lines of their own."""
+    """Whether an object or list has its members on lines of their own."""
     ends = [node.start, *(member.node.end for member in node.members)]
     starts = [*(member.start for member in node.members), node.end]
     return any(_LINE_BREAK.search(text, *gap) for gap in zip(ends, starts, strict=True))
 
 
 def _is_cramped(text: str, node: _Node, value: object) -> bool:
-    """Whether an object has to be opened before it gets the value."""
+    """Whether an object or list has to be opened before it gets the value."""
     one_line = not _LINE_BREAK.search(text, node.start, node.end)
     return one_line and (not node.members or _is_filled(value))
 

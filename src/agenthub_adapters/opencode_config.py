@@ -1,28 +1,26 @@
 """What OpenCode's configuration must say so that its agents have the hub's tools.
 
-Reads the merged configuration as OpenCode itself sees it (`opencode debug config`), and edits one
-of the user's files: comments, formatting, links and permissions stay, and a copy is kept. Whether
-to edit, and what to tell the user, is the command's business. Facts as measured on 1.18.33.
+Reads the merged configuration as OpenCode itself sees it (`opencode debug config`), and edits the
+text of one of the user's files, in which comments and formatting stay. Whether to edit, and what to
+tell the user, is the command's business. Facts as measured on 1.18.33.
 """
 
 from __future__ import annotations
 
-import itertools
+import functools
 import json
 import os
 import re
 import shutil
-import stat
 import subprocess
-import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from attrs import frozen
 
 from agenthub_adapters import jsonc
+from agenthub_adapters.user_files import read
 from agenthub_core import Misconfigured
 
 SERVER = "agent-hub"
@@ -42,6 +40,10 @@ _START_MILLISECONDS = 20_000
 machine that is busy, and OpenCode's own 5 s would leave them without tools."""
 
 _COMMAND_SECONDS = 60  # OpenCode's slowest, `mcp list`, takes 3 s, and longer for dead servers
+
+_NPM = {"npm_config_fetch_retries": "0", "npm_config_fetch_timeout": "10000"}
+"""What OpenCode would install from the npm registry for plugins, it tries once: it would wait 70 s
+for a registry that cannot be reached, and for ever for one that says nothing."""
 
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
 _INPUT = re.compile(r"^--- JSONC Input ---$.*?(?=^--- Errors ---$)", re.DOTALL | re.MULTILINE)
@@ -104,9 +106,13 @@ class OpenCodeConfig:
     def version(self) -> str:
         return self._run("--version").strip()
 
-    def merged(self) -> Mapping[str, Any]:
-        """All configuration files in one, as OpenCode reads them. Takes a second."""
-        said = self._run("debug", "config")
+    def merged(self, *, patience: float = _COMMAND_SECONDS) -> Mapping[str, Any]:
+        """All configuration files in one, as OpenCode reads them. Takes a second.
+
+        Where there are plugins, and the packages that they may need are not there, OpenCode
+        installs them first; but for less than `patience` seconds.
+        """
+        said = self._run("debug", "config", patience=patience)
         try:
             document = json.loads(said)
         except ValueError as error:
@@ -132,7 +138,7 @@ class OpenCodeConfig:
 
     def file(self) -> Path:
         """The user's file to edit: the one that speaks of the hub, else the one there is."""
-        directory = self._config_directory()
+        directory = self.config_directory
         present = [path for name in _FILES if (path := directory / name).exists()]
         ours = [path for path in present if _speaks_of_hub(path)]
         return next(iter(ours + present), directory / "opencode.json")
@@ -141,7 +147,7 @@ class OpenCodeConfig:
         """Raise `Misconfigured` where OpenCode would never look at a file of that name."""
         if path.name in _ANYWHERE or _is_named(path):
             return
-        own = self._config_directory()
+        own = self.config_directory
         if path.name in _FILES and _lies_in(own, path):
             return
         raise Misconfigured(
@@ -152,14 +158,14 @@ class OpenCodeConfig:
 
     def project_of(self, path: Path) -> Path | None:
         """The directory in which alone a file holds; None for one that holds everywhere."""
-        if _is_named(path) or _lies_in(self._config_directory(), path):
+        if _is_named(path) or _lies_in(self.config_directory, path):
             return None
         directory = path.absolute().parent
         return directory.parent if directory.name == ".opencode" else directory
 
     def speaking_of_hub(self) -> Sequence[Path]:
         """The files with the hub's server, of those that are easily found; OpenCode names none."""
-        own = self._config_directory()
+        own = self.config_directory
         places = [own / name for name in _FILES]
         if named := os.environ.get("OPENCODE_CONFIG"):
             places.append(self._directory / named)
@@ -175,14 +181,16 @@ class OpenCodeConfig:
             if (directory / ".git").exists():
                 return
 
-    def _config_directory(self) -> Path:
+    @functools.cached_property
+    def config_directory(self) -> Path:
+        """OpenCode's own, whose files hold in every project."""
         for line in self._run("debug", "paths").splitlines():
             name, _, path = line.partition(" ")
             if name == "config":
                 return Path(path.strip())
         raise Misconfigured("`opencode debug paths` names no config directory")
 
-    def _run(self, *arguments: str) -> str:
+    def _run(self, *arguments: str, patience: float = _COMMAND_SECONDS) -> str:
         command = f"`opencode {' '.join(arguments)}`"
         try:
             done = subprocess.run(  # noqa: S603  # found on the user's own PATH
@@ -192,7 +200,8 @@ class OpenCodeConfig:
                 capture_output=True,
                 encoding="utf-8",  # whatever this terminal's is
                 errors="replace",
-                timeout=_COMMAND_SECONDS,
+                env=os.environ | _NPM,
+                timeout=patience,
                 check=False,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
@@ -294,85 +303,6 @@ def without_secrets(text: str) -> str:
     for secret in _SECRETS:
         text = secret.sub(r"\1…", text)
     return text
-
-
-def read(path: Path) -> str:
-    """A configuration file's text; empty where there is no file. Raises `Misconfigured`."""
-    try:
-        return path.read_bytes().decode("utf-8")
-    except FileNotFoundError:
-        return ""
-    except OSError as error:
-        raise Misconfigured(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise Misconfigured(f"{path} is not UTF-8: {error}") from error
-
-
-def write(path: Path, text: str, *, now: datetime) -> Path | None:
-    """Replace a file's text as a whole, and keep a copy of what was there; the copy's path.
-
-    A link stays a link. Raises `Misconfigured`, and then the file is as it was.
-    """
-    target = path.resolve()
-    copy = _unused(target, f".{now:%Y%m%d-%H%M%S}") if target.exists() else None
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if copy is not None:
-            if not os.access(target, os.W_OK):
-                raise Misconfigured(f"{target} is read-only: nothing was changed")
-            _copy(target, copy)
-        _replace(target, text)
-    except OSError as error:
-        where = error.filename or target
-        raise Misconfigured(f"{where} cannot be written: {error.strerror}") from error
-    return copy
-
-
-def _unused(target: Path, stamp: str) -> Path:
-    """A name for the copy: one of the same second must stay, too."""
-    stamps = itertools.chain([stamp], (f"{stamp}.{number}" for number in itertools.count(2)))
-    names = (target.with_name(f"{target.name}{each}.bak") for each in stamps)
-    return next(name for name in names if not name.exists())
-
-
-def _copy(target: Path, copy: Path) -> None:
-    """Keep what is there. It may hold keys, so at no instant may others read more than before."""
-    descriptor = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(target.read_bytes())
-    status = target.stat()
-    os.utime(copy, ns=(status.st_atime_ns, status.st_mtime_ns))
-    _entrust(copy, target)
-
-
-def _replace(target: Path, text: str) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(text.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        if target.exists():
-            _entrust(Path(temporary), target)
-        Path(temporary).replace(target)
-    except BaseException:
-        Path(temporary).unlink()
-        raise
-
-
-def _entrust(path: Path, target: Path) -> None:
-    """Give a file the owner, group and mode of another: who runs this may be root, by sudo.
-
-    Where that is not permitted the group is one that had no rights, and gets none.
-    """
-    new, old = path.stat(), target.stat()
-    mode = stat.S_IMODE(old.st_mode)
-    if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
-        try:
-            os.chown(path, old.st_uid, old.st_gid)
-        except PermissionError:
-            mode &= ~stat.S_IRWXG
-    path.chmod(mode)
 
 
 def _speaks_of_hub(path: Path) -> bool:

@@ -17,13 +17,14 @@ from pathlib import Path
 import attrs
 from attrs import frozen
 
-from agenthub_adapters import opencode_config, opencode_version
+from agenthub_adapters import opencode_config, opencode_plugin, opencode_version
 from agenthub_adapters.clock import SystemClock
 from agenthub_adapters.opencode_config import OpenCodeConfig
+from agenthub_adapters.opencode_plugin import PACKAGE, Package
 from agenthub_adapters.opencode_server import OpenCodeServer
 from agenthub_adapters.spool import FileSpool
 from agenthub_adapters.watcher import Watcher
-from agenthub_cli import display
+from agenthub_cli import display, plugin
 from agenthub_cli.compose import gateway
 from agenthub_cli.settings import Settings, read_settings
 from agenthub_core import AgentHubError, InvalidSettings, Misconfigured, ServerError
@@ -92,6 +93,32 @@ def _opencode() -> Iterator[Finding]:
         well=connection.connected,
         text=f"OpenCode says: {connection.text}",
         mend="agenthub setup",
+    )
+
+
+def _plugin(settings: Settings) -> Iterator[Finding]:
+    installed = plugin.of(OpenCodeConfig(Path.cwd()), settings)
+    lack = installed.lack()
+    stand_in = f", and a stand-in for {PACKAGE}" * (installed.package() is Package.STAND_IN)
+    yield Finding(
+        name="plugin",
+        well=lack is None,
+        text=f"{lack}, so {plugin.MISSED}" if lack else f"OpenCode has the hub's plugin{stand_in}",
+        mend="agenthub setup",
+    )
+
+
+def _windows(settings: Settings) -> Iterator[Finding]:
+    found = list(opencode_plugin.endpoints(settings.directory))
+    old = " and ".join(str(each.pid) for each in found if not each.is_current)
+    sessions = sum(each.sessions for each in found)
+    yield Finding(
+        name="windows",
+        well=not old,
+        text=f"the plugin of another agenthub is at work in process {old}"
+        if old
+        else f"the plugin is at work in {len(found)} OpenCode processes, with {sessions} sessions",
+        mend="restart that window",
     )
 
 
@@ -233,7 +260,12 @@ def _tracks(settings: Settings | InvalidSettings) -> tuple[dict[str, Check], ...
             "daemon": partial(_daemon, settings),
             "malformed": partial(_malformed, settings),
         },
-        {"opencode": _opencode, "coordinator": partial(_coordinator, settings)},
+        {
+            "opencode": _opencode,
+            "plugin": partial(_plugin, settings),
+            "windows": partial(_windows, settings),
+            "coordinator": partial(_coordinator, settings),
+        },
     )
 
 

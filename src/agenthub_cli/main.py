@@ -219,10 +219,11 @@ def setup(
         ),
     ] = None,
 ) -> None:
-    """Give the agents in OpenCode their tools.
+    """Give the agents in OpenCode their tools, and OpenCode the hub's plugin.
 
     Adds the hub's MCP server, and the permission to use it, to OpenCode's configuration. Comments
-    and formatting stay as they are, and a copy of the file is kept.
+    and formatting stay as they are, and a copy of each file is kept. The plugin, with which windows
+    show messages as they come, is for all projects.
     """
     with reporting():
         from agenthub_cli.setup import Wish, set_up  # --help needs none of it

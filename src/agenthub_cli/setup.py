@@ -1,4 +1,6 @@
-"""`agenthub setup`: gives the agents in OpenCode their tools, or takes them away again."""
+"""`agenthub setup`: gives the agents in OpenCode their tools, or takes them away again; with them
+goes the plugin, which is in `plugin`.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,11 @@ from pathlib import Path
 import typer
 from attrs import frozen
 
-from agenthub_adapters import opencode_config
+from agenthub_adapters import opencode_config, user_files
 from agenthub_adapters.clock import SystemClock
 from agenthub_adapters.opencode_config import OpenCodeConfig
-from agenthub_cli import display
+from agenthub_cli import display, plugin
+from agenthub_cli.compose import gateway
 from agenthub_cli.settings import Settings
 from agenthub_core import InvalidSettings, Misconfigured
 
@@ -55,36 +58,50 @@ def set_up(wish: Wish, settings: Settings) -> None:
     if wish.file and not wish.remove:
         opencode.check_reads(wish.file)
     path = wish.file or opencode.file()
-    old = opencode_config.read(path)
+    old = user_files.read(path)
+    new = _edited(wish, path, old, settings)
+    in_project = wish.file is not None and opencode.project_of(wish.file) is not None
+    hubs = plugin.of(opencode, settings)
+    step = plugin.Step(hubs, remove=wish.remove, in_project=in_project)
+    _show(path, old, new)
+    step.show(_show)
+    if wish.only_print:
+        return
+    changed = old != new or bool(step.changes)
+    if changed:
+        _confirm(wish)
+        _change(path, old, new)
+        step.make()
+    if wish.remove:
+        _check_gone(opencode)
+    else:
+        _make_hub(settings)
+        plugin.provide_package(opencode, hubs)
+        _check(opencode, path)
+    if changed:
+        display.say()
+        display.say("Restart the OpenCode windows that are open: they keep what they started with.")
+    if not wish.remove:
+        _say_how_to_start(opencode, wish.file)
+
+
+def _edited(wish: Wish, path: Path, old: str, settings: Settings) -> str:
     try:
-        new = (
-            opencode_config.without_hub(old)
-            if wish.remove
-            else opencode_config.with_hub(old, command(), environment(settings))
-        )
+        if wish.remove:
+            return opencode_config.without_hub(old)
+        return opencode_config.with_hub(old, command(), environment(settings))
     except Misconfigured as error:
         raise Misconfigured(
             f"{path} cannot be edited ({error}): mend it, or "
             f"{'remove' if wish.remove else 'add'} the lines yourself",
             *lines_to_add(settings),
         ) from error
-    if old == new:
-        display.say(f"{path} needs no change.")
-    else:
-        _show(path, old, new)
-        if not wish.only_print:
-            _change(wish, path, old, new)
-    if wish.only_print:
-        return
-    if wish.remove:
-        _check_gone(opencode)
-    else:
-        _check(opencode, path)
-    if old != new:
-        display.say()
-        display.say("Restart the OpenCode windows that are open: they keep what they started with.")
-    if not wish.remove:
-        _say_how_to_start(opencode, wish.file)
+
+
+def _make_hub(settings: Settings) -> None:
+    """The plugin listens only where there is a hub's directory."""
+    gateway(settings)
+    (settings.directory / "run").mkdir(mode=0o700, exist_ok=True)
 
 
 def _say_how_to_start(opencode: OpenCodeConfig, file: Path | None) -> None:
@@ -97,16 +114,20 @@ def _say_how_to_start(opencode: OpenCodeConfig, file: Path | None) -> None:
     display.say(f"  cd {shlex.quote(str(project))} && agenthub daemon")
 
 
-def _change(wish: Wish, path: Path, old: str, new: str) -> None:
-    _confirm(wish)
-    if opencode_config.read(path) != old:
+def _change(path: Path, old: str, new: str) -> None:
+    if old == new:
+        return
+    if user_files.read(path) != old:
         raise Misconfigured(f"{path} was changed by another program: run it again")
-    copy = opencode_config.write(path, new, now=SystemClock().now())
+    copy = user_files.write(path, new, now=SystemClock().now())
     display.say(f"Changed {path}" + (f"; the old text is in {copy}" if copy else ""))
 
 
 def preflight(settings: Settings) -> None:
-    """See that agents will have their tools. Raises `Misconfigured`, which says what to do."""
+    """See that agents will have their tools. Raises `Misconfigured`, which says what to do.
+
+    Without the plugin agents have them all the same, so of that it only warns.
+    """
     opencode = OpenCodeConfig(Path.cwd())
     try:
         lack = opencode_config.lack(opencode.merged())
@@ -120,6 +141,7 @@ def preflight(settings: Settings) -> None:
             f"that {opencode.file()} says:",
             *lines_to_add(settings),
         )
+    plugin.warn(opencode, settings)
 
 
 def lines_to_add(settings: Settings) -> list[str]:
@@ -128,6 +150,9 @@ def lines_to_add(settings: Settings) -> list[str]:
 
 
 def _show(path: Path, old: str, new: str) -> None:
+    if old == new:
+        display.say(f"{path} needs no change.")
+        return
     display.say(f"{path}:" if old else f"{path} (new):")
     display.say()
     # who shows this to others, or asks them for help, need not give his keys away

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -408,6 +409,84 @@ def test_a_member_is_removed_with_its_comma_and_its_line(
     assert jsonc.remove(before, path) == after
 
 
+LISTS = [
+    pytest.param(
+        lines("{", '  "plugin": [', '    "a", // mine', "    // the last", '    "b"', "  ]", "}"),
+        lines(
+            "{",
+            '  "plugin": [',
+            '    "a", // mine',
+            "    // the last",
+            '    "b",',
+            '    "x"',
+            "  ]",
+            "}",
+        ),
+        id="lines of their own",
+    ),
+    pytest.param(
+        lines("{", '  "plugin": [', '    ["a", {"b": 1}], // mine', "  ],", "}"),
+        lines("{", '  "plugin": [', '    ["a", {"b": 1}], // mine', '    "x",', "  ],", "}"),
+        id="a trailing comma",
+    ),
+    pytest.param(
+        lines("{", '  "plugin": [', '    "a" // mine', "  ]", "}"),
+        lines("{", '  "plugin": [', '    "a", // mine', '    "x"', "  ]", "}"),
+        id="a comment after the last element",
+    ),
+    pytest.param('{"plugin": ["a"]}', '{"plugin": ["a", "x"]}', id="one line"),
+    pytest.param(
+        '{"plugin": ["a" /* mine */], "b": 1}',
+        '{"plugin": ["a", /* mine */ "x"], "b": 1}',
+        id="one line with a comment",
+    ),
+    pytest.param(
+        '\ufeff{\r\n\t"plugin": [\r\n\t]\r\n}',
+        '\ufeff{\r\n\t"plugin": [\r\n\t\t"x"\r\n\t]\r\n}',
+        id="an empty list over two lines, of Windows, with tabs",
+    ),
+    pytest.param(
+        lines("{", '  "a": 1 // one', "}"),
+        lines("{", '  "a": 1, // one', '  "plugin": [', '    "x"', "  ]", "}"),
+        id="no list",
+    ),
+]
+
+
+@pytest.mark.parametrize(("before", "after"), LISTS)
+def test_an_element_is_added_in_the_style_of_the_list_and_taken_out_without_a_trace(
+    before: str, after: str
+) -> None:
+    assert jsonc.append(before, ["plugin"], "x") == after
+    assert jsonc.append(after, ["plugin"], "x") == after
+    left = jsonc.discard(after, ["plugin"], "x")
+    assert (left if '"plugin"' in before else jsonc.remove(left, ["plugin"])) == before
+
+
+def test_an_empty_list_on_one_line_is_opened_and_keeps_its_comment() -> None:
+    after = lines("{", '  "plugin": [', "    /* none */", '    "x"', "  ]", "}")
+    assert jsonc.append(lines("{", '  "plugin": [/* none */]', "}"), ["plugin"], "x") == after
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ('["x", "a", "x"]', '["a"]'),
+        ('["x", ["x"]]', '[["x"]]'),
+        ('["a", 1, true]', '["a", 1, true]'),
+        ('["a",\n // note\n "x"]', '["a"\n // note\n]'),
+    ],
+)
+def test_only_what_is_that_element_is_taken_out(before: str, after: str) -> None:
+    assert jsonc.discard(f'{{"plugin": {before}}}', ["plugin"], "x") == f'{{"plugin": {after}}}'
+
+
+@pytest.mark.parametrize("edit", [jsonc.append, jsonc.discard])
+def test_what_is_no_list_has_no_elements(edit: Callable[[str, list[str], object], str]) -> None:
+    with pytest.raises(JsoncError, match="line 1, column 12: expected a list at 'plugin'"):
+        edit('{"plugin": "x"}', ["plugin"], "x")
+
+
 def test_an_equal_value_keeps_the_comments_inside_it() -> None:
     text = lines("{", '  "hub": { // ours', '    "on": true, // for now', "  },", "}")
     assert jsonc.put(text, ["hub"], {"on": True}) == text
@@ -638,6 +717,17 @@ def test_put_and_remove_leave_no_trace_on_one_line(
     text = json.dumps(document)
     if key not in document:
         assert jsonc.remove(jsonc.put(text, [key], value), [key]) == text
+
+
+@quick
+@given(written(st.fixed_dictionaries({"plugin": st.lists(values, min_size=1)})), names)
+def test_append_and_discard_leave_no_trace(
+    story: tuple[dict[str, Any], str, list[str]], value: str
+) -> None:
+    document, text, _ = story
+    if value not in document["plugin"]:
+        longer = jsonc.append(text, ["plugin"], value)
+        assert jsonc.discard(longer, ["plugin"], value) == text
 
 
 @quick

@@ -100,6 +100,7 @@ class Reader:
             "PATH": f"{opencode.binary.parent}{os.pathsep}{opencode.env['PATH']}",
             "OPENCODE_PORT": str(opencode.port),
             "AGENT_HUB_SESSION_POLL": "1",
+            "npm_config_registry": "http://127.0.0.1:9",  # where nobody is
             "AGENT_HUB_COORDINATOR": "false",  # a scripted model does not know how to be one
         }
 

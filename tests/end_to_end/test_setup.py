@@ -10,9 +10,13 @@ import os
 import pty
 import re
 import shlex
+import shutil
 import socket
+import socketserver
 import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -20,14 +24,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import httpx
 import pytest
 
-from agenthub_adapters import jsonc
+from agenthub_adapters import jsonc, opencode_plugin
 from agenthub_adapters.clock import SystemClock
 from agenthub_adapters.spool import FileSpool
 from agenthub_core import Malformed, Message, MessageType, Outcome, Settlement
 from testkit.daemon import Daemon
-from testkit.opencode import OpenCode, free_port
+from testkit.opencode import OpenCode, free_port, make_project
+from testkit.waiting import eventually
+from testkit.window import Window
 
 AGENTHUB = [sys.executable, "-m", "agenthub_cli"]
 PATIENCE = 60.0  # seconds: setup asks OpenCode three times
@@ -93,6 +100,7 @@ class User:
             "OPENCODE_DISABLE_AUTOUPDATE": "1",
             "OPENCODE_MODELS_PATH": str(home / "models.json"),
             "OPENCODE_PORT": str(self.port),
+            "npm_config_registry": "http://127.0.0.1:9",  # where nobody is
             "AGENT_HUB_COORDINATOR": "false",  # there is no model, and a second goes into that
         }
 
@@ -169,11 +177,14 @@ SCHEMA = {"$schema": "https://opencode.ai/config.json"}  # OpenCode adds it wher
 PREPARED = SCHEMA | {"mcp": {"agent-hub": WANTED}, "permission": {"agent-hub_*": "allow"}}
 
 
-def quick(user: User) -> User:
+def quick(user: User, *, plugin: bool = True) -> User:
     """Another OpenCode that answers at once, for what is not about OpenCode.
 
-    It takes the user's opencode.json as it is, or one that setup has made where there is none.
+    It takes the user's opencode.json as it is, or one that setup has made where there is none; and
+    it has the `plugin`.
     """
+    if plugin:
+        opencode_plugin.install(user.config)
     (user.home / "bin").mkdir()
     program = user.home / "bin" / "opencode"
     program.write_text(
@@ -311,7 +322,7 @@ def test_a_file_that_is_read_only_is_left_alone_unless_root_asks(user: User) -> 
 def test_what_nobody_agreed_to_is_not_done(user: User, arguments: list[str], status: int) -> None:
     path = user.has("opencode.json", PLAIN)
 
-    done = quick(user).types("setup", *arguments)
+    done = quick(user, plugin=False).types("setup", *arguments)
 
     assert done.returncode == status
     assert str(path) in done.stdout
@@ -433,7 +444,10 @@ def test_a_file_that_is_not_there_has_no_hub_to_remove(user: User) -> None:
     done = user.types("setup", "--remove")
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"{user.config}/opencode.json needs no change.\n"
+    assert done.stdout == (
+        f"{user.config}/opencode.json needs no change.\n"
+        f"The plugin in {user.config} needs no change.\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -500,6 +514,147 @@ def test_without_opencode_it_says_how_to_get_it(user: User, command: str) -> Non
         "agenthub: there is no opencode on PATH: install it with `npm install -g opencode-ai`\n"
     )
     assert not user.hub.exists()
+
+
+# ------------------------------------------------------------------------------------- the plugin
+
+
+@pytest.fixture
+def near(opencode_binary: Path) -> Iterator[User]:
+    """A user whose HOME has a name short enough for sockets."""
+    home = Path(tempfile.mkdtemp(prefix="hub-", dir="/tmp"))
+    yield User(home, opencode_binary)
+    shutil.rmtree(home)
+
+
+def plugins_files(user: User) -> set[str]:
+    """What is in the configuration directory, but for its own files, OpenCode's, and copies."""
+    names = {str(path.relative_to(user.config)) for path in user.config.rglob("*")}
+    return {name for name in names if not re.search(r"[.]bak$|^opencode[.]json|[.]gitignore", name)}
+
+
+def test_after_it_a_window_does_not_wait_for_the_registry_and_is_an_endpoint_until_it_is_removed(
+    near: User, opencode_binary: Path
+) -> None:
+    model = "http://127.0.0.1:9/v1"  # it need not answer
+    opencode = OpenCode(opencode_binary, near.home, model)
+    before = plugins_files(near)
+
+    done = near.types("setup", "--yes")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"+ {near.config}/plugin/agenthub.js" in done.stdout
+    assert "a stand-in takes its place" in done.stdout
+    run = near.hub / "run"
+    assert run.stat().st_mode & 0o777 == 0o700
+    with Window(opencode, make_project(near.home / "web"), env=near.env) as window:
+        window.wait_for_text("Ask anything")  # less long than the registry would be waited for
+        window.type("hello")
+        window.press("Enter")
+        (path,) = eventually(lambda: list(run.glob("*.sock")))
+        transport = httpx.HTTPTransport(uds=str(path))
+        with httpx.Client(transport=transport, base_url="http://window") as client:
+            # only the half that looks at the screen can tell
+            eventually(lambda: [one for one in client.get("/").json()["sessions"] if one["shown"]])
+
+        removed = near.types("setup", "--remove", "--yes")
+        windows = [each.sessions for each in opencode_plugin.endpoints(near.hub)]
+
+    assert (removed.returncode, removed.stderr) == (0, "")
+    assert plugins_files(near) == before
+    assert windows == [1]
+
+
+def test_it_is_shown_before_it_is_done_and_not_done_if_only_shown(user: User) -> None:
+    user.has("tui.json", '{"theme": "system"}')
+
+    shown = user.types("setup", "--print").stdout
+
+    assert f"+ {user.config}/plugin/agenthub.js" in shown
+    assert f"+ {user.config}/agenthub/window.js" in shown
+    assert '+  "plugin": [' in shown
+    assert plugins_files(user) == {"tui.json"}
+    assert not user.hub.exists()
+
+
+def test_an_old_version_is_told_and_renewed(user: User) -> None:
+    user.has("opencode.json", prepared())
+    path = quick(user).config / "plugin" / "agenthub.js"
+    current = path.read_text()
+    path.write_text(re.sub(r"VERSION = \d+", "VERSION = 0", current))
+    mark, text = report(user.types("doctor").stdout)["plugin"]
+    assert (mark, text.startswith("OpenCode has version 0 of the hub's plugin")) == ("✗", True)
+    assert text.endswith("senders are not verified → agenthub setup")
+
+    done = user.types("setup", "--yes")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"~ {path}\n" in done.stdout
+    assert path.read_text() == current
+    assert report(user.types("doctor").stdout)["plugin"][0] == "✓"
+
+
+def test_a_hub_elsewhere_is_told_to_opencode(user: User) -> None:
+    elsewhere = {"AGENT_HUB_DIR": str(user.home / "elsewhere")}
+
+    done = quick(user).types("setup", "--yes", **elsewhere)
+
+    assert f"It tells OpenCode where the hub is: {user.home}/elsewhere" in done.stdout
+    assert f'"{user.home}/elsewhere"' in (user.config / "agenthub" / "window.js").read_text()
+    assert (user.home / "elsewhere" / "run").is_dir()
+    assert report(user.types("doctor", **elsewhere).stdout)["plugin"][0] == "✓"
+    assert report(user.types("doctor").stdout)["plugin"][0] == "✗"
+
+
+def test_it_is_for_all_projects_and_stays_when_one_has_enough(user: User) -> None:
+    path = user.home / "web" / "opencode.json"
+    path.parent.mkdir()
+    user.has("opencode.json", PLAIN)
+    (quick(user).config / "plugin" / "agenthub.js").unlink()
+
+    done = user.types("setup", "--print", "--file", str(path))
+    assert "known to the hub, for all projects:" in done.stdout
+
+    opencode_plugin.install(user.config)
+    before = plugins_files(user)
+    done = user.types("setup", "--remove", "--yes", "--file", str(path))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (
+        "The plugin stays, for other projects: agenthub setup --remove removes it." in done.stdout
+    )
+    assert plugins_files(user) == before
+
+
+def test_a_daemon_without_it_says_what_is_missed_and_begins(user: User) -> None:
+    user.has("opencode.json", prepared())
+    with Daemon(user.env | {"AGENT_HUB_PREFLIGHT": "true"}) as hub:
+        warning = hub.wait_for("daemon.plugin")
+        hub.wait_for("relay.up")
+        assert hub.stop() == 0
+    assert "busy windows wait for the turn's end" in str(warning)
+    assert "run `agenthub setup`" in str(warning)
+
+
+def test_the_doctor_tells_which_window_is_to_be_restarted(near: User) -> None:
+    (near.hub / "run").mkdir(parents=True)
+    answer = b'HTTP/1.1 200 OK\r\n\r\n{"protocol": 0, "plugin": 0, "sessions": []}'
+
+    class Answer(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            self.rfile.readline()
+            self.wfile.write(answer)
+
+    with socketserver.UnixStreamServer(str(near.hub / "run" / "7.sock"), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        found = report(quick(near).types("doctor").stdout)
+        server.shutdown()
+        thread.join()
+
+    assert found["windows"] == (
+        "✗",
+        "the plugin of another agenthub is at work in process 7 → restart that window",
+    )
 
 
 # -------------------------------------------------------------------- before the daemon begins
@@ -622,7 +777,7 @@ def test_the_doctor_tells_a_newcomer_what_to_do(user: User) -> None:
 
     assert (done.returncode, done.stderr) == (1, "")
     found = report(done.stdout)
-    assert wrong(done.stdout) == {"configuration", "mcp server", "daemon"}
+    assert wrong(done.stdout) == {"configuration", "mcp server", "plugin", "daemon"}
     assert found["configuration"][1].endswith("→ agenthub setup")
     assert found["mcp server"][1] == (
         "OpenCode says: no MCP server is named agent-hub → agenthub setup"
@@ -656,6 +811,7 @@ def test_the_doctor_tells_that_the_program_is_not_there(user: User) -> None:
 def at_work(user: User) -> Iterator[User]:
     """A user who did what setup does, and whose daemon has found it so."""
     user.has("opencode.json", prepared())
+    opencode_plugin.install(user.config)
     with Daemon(user.env | {"AGENT_HUB_PREFLIGHT": "true"}) as hub:
         hub.wait_for("relay.up")
         yield user
@@ -835,7 +991,7 @@ def test_the_doctor_reads_a_broken_configuration_to_the_user_but_not_the_keys_in
 
     done = user.types("doctor")
 
-    assert wrong(done.stdout) == {"configuration", "daemon"}
+    assert wrong(done.stdout) == {"configuration", "plugin", "daemon"}
     text = report(done.stdout)["configuration"][1]
     assert str(path) in text
     assert "CommaExpected at line 3, column 3" in text
@@ -848,7 +1004,7 @@ def test_the_doctor_tells_that_the_directory_is_no_hubs_and_leaves_it_alone(user
     done = quick(user).types("doctor", AGENT_HUB_DIR=str(user.home))
 
     assert (done.returncode, done.stderr) == (1, "")
-    assert wrong(done.stdout) == {"directory"}
+    assert wrong(done.stdout) == {"directory", "plugin"}  # which is to listen there
     assert report(done.stdout)["directory"][1] == (
         f"{user.home} holds other things, and no hub "
         "→ set AGENT_HUB_DIR to a directory of the hub's own"
