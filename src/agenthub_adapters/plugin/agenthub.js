@@ -1,379 +1,460 @@
 // The agenthub plugin: makes an OpenCode process an endpoint of the hub.
 //
-// Inside each process it tells the hub, over a unix socket, which sessions live there and how they
-// are, takes prompts for them, and writes into each call of a hub's tool who calls. What is said
-// over the socket is in docs/endpoint.md; what is done about it is the hub's business. OpenCode
-// must never suffer from it: whatever fails here leaves OpenCode as if the plugin were not there.
+// Inside each process it tells the hub, over a unix socket, which sessions live there and how they are, takes prompts
+// for them, and writes into each call of a hub's tool who calls. What is said over the socket is in docs/endpoint.md;
+// what is done about it is the hub's business. OpenCode must never suffer from it: whatever fails here leaves OpenCode
+// as if the plugin were not there. So it imports nothing, waits for nothing, and each hook catches what goes wrong.
 //
-// OpenCode wants the half that works beside the server and the half that looks at the screen as
-// two modules, so `agenthub setup` installs this file twice: the copy called window.js is the
-// second half.
+// OpenCode wants the half that works beside the server and the half that looks at the screen as two modules, so
+// `agenthub setup` installs this file twice: the copy called window.js is the second half.
 
 const PROTOCOL = 1
 const VERSION = 1
 
-const builtin = process.getBuiltinModule
 const MOST_SESSIONS = 1000
-const MOST_BYTES = 1_000_000
 const MOST_CALLS = 1000
+const MOST_BYTES = 1_000_000 // of a request, and of what a listener has not read yet
+const LONGEST_PATH = 103 // bytes that a unix socket's path may have on every system
+const AGAIN = 1_000 // ms between two looks for a hub's directory
+const STARTING = 2_000 // ms in which a prompt's turn begins, or it never will
 const HEARTBEAT = 10_000 // ms
 const GLANCE = 200 // ms between two looks at the screen: sooner than a person reads
-const TOAST = 6_000 // ms
+const TOAST = 8_000 // ms
 
-/** The ids of the hub's own prompts, and of those of them that wake nobody. */
-export const isHubs = (id) => /^msg_[0-9a-f]{12}Ag(Hub|Tld)/.test(id ?? "")
+const builtin = process.getBuiltinModule
 
-// ------------------------------------------------------------------------------------ sessions
+/** Whether the id is of a prompt the hub put in: a message, or a note, which wakes nobody. */
+export const isMessage = (id) => /^msg_[0-9a-f]{12}AgHub/.test(id)
+export const isNote = (id) => /^msg_[0-9a-f]{12}AgTld/.test(id)
 
-/** What is known of the sessions in this process; `tell(event, object)` hears of every change. */
+/** What is known of this process's sessions; `tell(event, object)` hears of every change. */
 export class Sessions {
-  #sessions = new Map()
-  #parents = new Map()
-  #turns = new Map()
+  #sessions = new Map() // by id; the one that something was done in last is the last
+  #parents = new Map() // of the subagents' sessions
+  #onScreen // the id of a session, or null; undefined where there is no screen
 
-  constructor(tell, now = Date.now) {
-    this.tell = tell
-    this.now = now
+  constructor(tell, now = Date.now, later = (act, ms) => setTimeout(act, ms).unref()) {
+    Object.assign(this, { tell, now, later })
   }
 
-  list() {
-    return [...this.#sessions.values()].map(described)
-  }
-
-  get(id) {
-    return this.#sessions.get(id)
-  }
+  list = () => [...this.#sessions.values()].map((session) => this.#described(session))
 
   stateOf(id) {
     const session = this.#sessions.get(id)
-    return session ? stateOf(session) : "idle"
+    if (!session) return "idle"
+    if (session.asked.size) return "waiting"
+    return session.turn || this.now() < session.starting ? "busy" : "idle"
   }
 
-  /** A prompt goes into a session. */
-  prompted(id, messageID) {
+  /** The session itself, or the one for which this subagent works. */
+  rootOf(id) {
+    while (this.#parents.has(id)) id = this.#parents.get(id)
+    return id
+  }
+
+  /** A prompt goes into a session; its user's own has parts that OpenCode did not make up. */
+  prompted(id, messageID, parts = [{}]) {
     if (this.#parents.has(id)) return
     const session = this.#live(id)
-    const turn = this.#turns.get(id) ?? { began: this.now(), prompts: [], ...nothing() }
-    turn.prompts.push(messageID)
-    this.#turns.set(id, turn)
-    if (!isHubs(messageID)) session.used = this.now()
+    session.prompts.push(messageID)
+    if (!isNote(messageID)) this.#expectTurn(session)
+    if (!isNote(messageID) && !isMessage(messageID) && parts.some((part) => !part.synthetic)) session.used = this.now()
     this.#changed(session)
   }
 
-  /** Another session is on screen, or none; `undefined` where there is no screen. */
+  /** Another session is on screen, or none (null). */
   show(id) {
-    for (const session of this.#sessions.values()) {
-      if (session.shown && session.id !== id) {
-        session.shown = false
-        this.#changed(session)
-      }
+    if (id === this.#onScreen) return
+    this.#onScreen = id
+    if (id && !this.#parents.has(id)) this.#live(id).opened = this.now()
+    this.#sessions.forEach((session) => this.#changed(session))
+  }
+
+  /** OpenCode tells of something. */
+  handle({ type, properties: { sessionID: id, info, ...said } = {} }) {
+    switch (type) {
+      case "session.created":
+      case "session.updated":
+        if (info.parentID) this.#isSubagent(id, info.parentID)
+        else if (type === "session.created") this.#created(id)
+        break
+      case "session.deleted":
+        this.#parents.delete(id)
+        this.#forget(id)
+        break
+      case "session.status":
+        if (said.status.type === "idle") this.#idle(id)
+        else if (!this.#parents.has(id)) this.#busy(this.#live(id))
+        break
+      case "session.error":
+        this.#turnOf(id, (turn) => (turn.error = said.error?.name ?? null))
+        break
+      case "session.compacted":
+        this.tell("compacted", { id })
+        break
+      case "message.updated":
+        if (info.role === "assistant") this.#turnOf(id, (turn, past) => stepped(turn, past, info))
+        break
+      case "permission.asked":
+      case "question.asked":
+        this.#ask(id, (asked) => asked.set(said.id, id))
+        break
+      case "permission.replied":
+      case "question.replied":
+      case "question.rejected":
+        this.#ask(id, (asked) => asked.delete(said.requestID))
     }
-    this.onScreen = id ?? null
-    if (!id || this.#parents.has(id)) return
+  }
+
+  #created(id) {
     const session = this.#live(id)
-    session.shown = true
     session.opened = this.now()
     this.#changed(session)
   }
 
-  /** OpenCode tells of something. */
-  handle({ type, properties: said }) {
-    const id = said?.sessionID
-    if (type === "session.created") {
-      if (said.info.parentID) this.#parents.set(id, said.info.parentID)
-      else {
-        const session = this.#live(id)
-        session.opened = this.now()
-        this.#described(session, said.info)
-      }
-    } else if (type === "session.updated") {
-      const session = this.#sessions.get(id)
-      if (session) Object.assign(session, { slug: said.info.slug, directory: said.info.directory })
-    } else if (type === "session.deleted") {
-      this.#parents.delete(id)
-      this.#turns.delete(id)
-      if (this.#sessions.delete(id)) this.tell("gone", { id })
-    } else if (type === "session.status") this.#status(id, said.status.type)
-    else if (/^(permission|question)\.asked$/.test(type)) this.#ask(id, said.id, true)
-    else if (/^(permission|question)\.(replied|rejected)$/.test(type)) this.#ask(id, said.requestID, false)
-    else if (type === "session.compacted") this.tell("compacted", { id })
-    else if (type === "message.updated") this.#message(id, said.info)
+  #isSubagent(id, parent) {
+    this.#parents.set(id, parent)
+    this.#forget(id)
   }
 
-  #described(session, info) {
-    Object.assign(session, { slug: info.slug, directory: info.directory })
+  #forget(id) {
+    if (this.#sessions.delete(id)) this.tell("gone", { id })
+  }
+
+  #expectTurn(session) {
+    session.starting = this.now() + STARTING
+    this.later(() => this.#changed(session), STARTING)
+  }
+
+  #busy(session) {
+    session.starting = 0
+    session.turn ??= { began: this.now(), steps: new Map(), error: null }
     this.#changed(session)
   }
 
-  #status(id, type) {
-    if (this.#parents.has(id)) return
-    const session = this.#live(id)
-    session.busy = type !== "idle"
-    if (!session.busy) session.asked.clear()
+  #idle(id) {
+    this.#ask(id, (asked) => asked.forEach((asking, request) => asking === id && asked.delete(request)))
+    const session = this.#sessions.get(id)
+    if (!session) return
+    const { turn } = session
+    Object.assign(session, { turn: null, starting: 0 })
     this.#changed(session)
-    const turn = this.#turns.get(id)
-    if (session.busy || !turn) return
-    this.#turns.delete(id)
-    const { began, prompts, tokens, cost, error } = turn
-    this.tell("turn", { id, began, ended: this.now(), prompts, tokens, cost, error })
+    if (turn) this.#ended(session, turn)
   }
 
-  /** A question to the user, of the session or of a subagent of it. */
-  #ask(id, request, open) {
-    let root = id
-    while (this.#parents.has(root)) root = this.#parents.get(root)
-    const session = this.#live(root)
-    if (open) session.asked.add(request)
-    else session.asked.delete(request)
-    this.#changed(session)
+  /** A turn was about the prompts up to the last that it has answered; later ones are the next turn's. */
+  #ended(session, { began, steps, error }) {
+    session.past = steps
+    const answered = [...steps.values()].map((step) => session.prompts.indexOf(step.parentID))
+    const failed = error && !steps.size ? session.prompts.length - 1 : -1
+    const prompts = session.prompts.splice(0, Math.max(failed, ...answered) + 1)
+    const sum = { tokens: { input: 0, output: 0, reasoning: 0, cache: { read: 0, write: 0 } }, cost: 0 }
+    steps.forEach((step) => add(sum, step))
+    const spent = sum.tokens.input || sum.tokens.output
+    if (prompts.length || spent) this.tell("turn", { id: session.id, began, ended: this.now(), prompts, ...sum, error })
   }
 
-  #message(id, info) {
-    const turn = this.#turns.get(id)
-    if (!turn || info.role !== "assistant" || !info.time.completed || turn.counted.has(info.id)) return
-    turn.counted.add(info.id)
-    add(turn.tokens, info.tokens)
-    turn.cost += info.cost ?? 0
-    turn.error = info.error?.name ?? null
+  #turnOf(id, act) {
+    const session = this.#sessions.get(id)
+    if (session?.turn) act(session.turn, session.past)
+  }
+
+  /** Of what the user is asked, in a session or a subagent of it. */
+  #ask(id, act) {
+    const session = this.#sessions.get(this.rootOf(id))
+    if (!session) return
+    act(session.asked)
+    this.#changed(session)
   }
 
   #live(id) {
-    let session = this.#sessions.get(id)
-    if (!session) {
-      const shown = this.onScreen === undefined ? null : this.onScreen === id
-      session = { id, busy: false, asked: new Set(), used: 0, opened: 0, shown, told: "" }
-    }
-    this.#sessions.delete(id) // the last is the one that something was done in last
+    const fresh = { id, turn: null, past: new Map(), starting: 0, prompts: [], asked: new Map(), used: 0, opened: 0 }
+    const session = this.#sessions.get(id) ?? fresh
+    this.#sessions.delete(id)
     this.#sessions.set(id, session)
     if (this.#sessions.size > MOST_SESSIONS) {
-      const old = [...this.#sessions.values()].find((each) => !each.busy && !each.shown)
-      if (old && old !== session) this.#sessions.delete(old.id)
+      const dull = (each) => each !== session && each.id !== this.#onScreen && this.stateOf(each.id) === "idle"
+      this.#sessions.delete([...this.#sessions.values()].find(dull)?.id)
     }
     return session
   }
 
+  #described({ id, used, opened }) {
+    const shown = this.#onScreen === undefined ? null : this.#onScreen === id
+    return { id, state: this.stateOf(id), used, opened, shown }
+  }
+
   #changed(session) {
-    const object = described(session)
+    const object = this.#described(session)
     const text = JSON.stringify(object)
-    if (text === session.told) return
+    if (text === session.told || !this.#sessions.has(session.id)) return
     session.told = text
     this.tell("session", object)
   }
 }
 
-const stateOf = (session) => (session.asked.size ? "waiting" : session.busy ? "busy" : "idle")
-const described = (session) => ({
-  id: session.id, state: stateOf(session), used: session.used, opened: session.opened, shown: session.shown,
-})
-const nothing = () => ({
-  tokens: { input: 0, output: 0, reasoning: 0, cache: { read: 0, write: 0 } }, cost: 0, error: null, counted: new Set(),
-})
-const add = (sum, figures) => {
-  for (const key of Object.keys(sum)) {
-    if (typeof sum[key] === "object") add(sum[key], figures?.[key])
+/** A step of a turn was told of anew; the last word counts, except of a turn that is over. */
+function stepped(turn, past, { id, parentID, tokens, cost, error }) {
+  if (past.has(id)) return
+  turn.steps.set(id, { parentID, tokens, cost })
+  turn.error = error?.name ?? null
+}
+
+function add(sum, figures) {
+  for (const [key, value] of Object.entries(sum)) {
+    if (typeof value === "object") add(value, figures?.[key])
     else sum[key] += figures?.[key] ?? 0
   }
 }
-
-// ---------------------------------------------------------------------------------- who calls
 
 const PREFIX = "agent-hub_"
 const NAMED = { send_message: "from", resolve_thread: "from", get_messages: "agent", register_agent: "id" }
 const NAMES = ["from", "agent", "agentId", "createdBy"]
 
-/** Write into a call's arguments who calls; the tool, or undefined where it is none of the hub's. */
+/** Write into the arguments of a hub's tool who calls. */
 export function sign(tool, args, name) {
-  if (!tool.startsWith(PREFIX)) return undefined
-  const short = tool.slice(PREFIX.length)
-  if (NAMED[short]) args[NAMED[short]] = name
-  else if (short !== "search_messages") for (const key of NAMES) if (key in args) args[key] = name
-  return short
+  if (NAMED[tool]) args[NAMED[tool]] = name
+  else if (tool !== "search_messages") for (const key of NAMES) if (key in args) args[key] = name
 }
 
-class Calls {
-  #calls = []
+/** The calls of the hub's tools that are under way, and the names of those who made them. */
+export class Calls {
+  #calls = new Map()
   #names = {}
   #read = 0
 
-  constructor(directory) {
-    this.file = `${directory}/session_agents.json`
+  constructor(file) {
+    this.file = file
   }
 
-  sign(tool, sessionID, args) {
-    const name = this.#name(sessionID)
-    const short = sign(tool, args, name)
-    if (!short) return
-    this.#calls.push({ tool: short, name, session: sessionID })
-    if (this.#calls.length > MOST_CALLS) this.#calls.shift()
+  sign(tool, callID, session, args) {
+    if (!tool.startsWith(PREFIX)) return
+    const call = { tool: tool.slice(PREFIX.length), name: this.#nameOf(session), session }
+    sign(call.tool, args, call.name)
+    this.#calls.set(callID, call)
+    if (this.#calls.size > MOST_CALLS) this.end(this.#calls.keys().next().value)
+  }
+
+  end(callID) {
+    this.#calls.delete(callID)
   }
 
   claim(tool, name) {
-    const at = this.#calls.findIndex((call) => call.tool === tool && call.name === name)
-    return at < 0 ? undefined : this.#calls.splice(at, 1)[0].session
+    for (const [callID, call] of this.#calls) {
+      if (call.tool !== tool || call.name !== name) continue
+      this.end(callID)
+      return call.session
+    }
   }
 
-  #name(sessionID) {
+  #nameOf(session) {
     const fs = builtin("node:fs")
     try {
       const { mtimeMs } = fs.statSync(this.file)
-      if (mtimeMs !== this.#read) {
-        this.#names = JSON.parse(fs.readFileSync(this.file, "utf8"))
-        this.#read = mtimeMs
-      }
-    } catch {} // none has a name yet
-    return this.#names[sessionID]?.agentId ?? sessionID
+      if (mtimeMs !== this.#read) this.#names = JSON.parse(fs.readFileSync(this.file, "utf8"))
+      this.#read = mtimeMs
+    } catch {
+      this.#names = {} // none has a name yet
+    }
+    return this.#names[session]?.agentId ?? session
   }
 }
 
-// --------------------------------------------------------------------------------- the endpoint
+/** A channel between the two halves; where there is none, nothing is heard. */
+function channel(hear) {
+  if (typeof BroadcastChannel === "undefined") return { postMessage() {}, close() {} }
+  const channel = new BroadcastChannel("agenthub")
+  channel.onmessage = ({ data }) => hear(data)
+  channel.unref?.()
+  return channel
+}
 
+const refusal = (status, error, more) => [status, { error, ...more }]
+
+async function bodyOf(request) {
+  const chunks = []
+  let size = 0
+  for await (const chunk of request) {
+    size += chunk.length
+    if (size <= MOST_BYTES) chunks.push(chunk) // what is more is read all the same, so that the answer is, too
+  }
+  if (size > MOST_BYTES) throw refusal(413, "more than a megabyte")
+  try {
+    const body = JSON.parse(Buffer.concat(chunks).toString())
+    if (body && typeof body === "object" && !Array.isArray(body)) return body
+  } catch {}
+  throw refusal(400, "no JSON object")
+}
+
+/** What the hub connects to: one for the whole process. */
 class Endpoint {
   #streams = new Set()
-  #clients = new Map()
+  #again = 0
 
   constructor(directory) {
-    this.sessions = new Sessions((event, object) => this.#tell(event, object))
-    this.calls = new Calls(directory)
+    this.directory = directory
     this.path = `${directory}/run/${process.pid}.sock`
-    this.channel = new BroadcastChannel("agenthub")
-    this.channel.onmessage = ({ data }) => "shown" in data && this.sessions.show(data.shown)
-    this.channel.unref?.()
+    this.sessions = new Sessions((event, object) => this.#send(`event: ${event}\ndata: ${JSON.stringify(object)}\n\n`))
+    this.calls = new Calls(`${directory}/session_agents.json`)
+    this.users = new Map() // by directory, the newest call of server()
+    this.opencode = null
+    this.channel = channel(({ shown, opencode }) => {
+      if (shown === undefined) return
+      this.opencode = opencode
+      this.sessions.show(shown)
+    })
     this.channel.postMessage({ ask: true })
   }
 
-  listen(directory) {
+  /** Begin to listen where there is a hub; called at every event, it looks once a second. */
+  listen() {
     const fs = builtin("node:fs")
-    if (!fs.existsSync(directory)) return
-    fs.mkdirSync(`${directory}/run`, { recursive: true, mode: 0o700 })
+    if (Date.now() < this.#again) return
+    this.#again = Date.now() + AGAIN
+    if (fs.existsSync(this.path) && this.server) return
+    if (!fs.existsSync(this.directory) || Buffer.byteLength(this.path) > LONGEST_PATH) return
+    this.close()
+    fs.mkdirSync(`${this.directory}/run`, { recursive: true })
+    fs.chmodSync(`${this.directory}/run`, 0o700)
     fs.rmSync(this.path, { force: true }) // of an earlier process with this id
-    this.server = builtin("node:http").createServer((request, response) => this.#answer(request, response))
-    this.server.on("error", () => {})
-    this.server.listen(this.path, () => fs.chmodSync(this.path, 0o600))
-    this.server.unref()
-    this.heart = setInterval(() => this.#beat(), HEARTBEAT)
-    this.heart.unref()
+    const server = builtin("node:http").createServer((request, response) => this.#answer(request, response))
+    server.on("error", () => (this.server = undefined))
+    server.listen(this.path)
+    server.unref()
+    this.server = server
   }
 
   close() {
     clearInterval(this.heart)
-    this.channel.close()
     for (const stream of this.#streams) stream.end()
     this.server?.close()
+    this.server = undefined
+    this.#again = 0
     builtin("node:fs").rmSync(this.path, { force: true })
   }
 
-  #hello() {
-    return { protocol: PROTOCOL, plugin: VERSION, pid: process.pid, sessions: this.sessions.list() }
-  }
-
-  #tell(event, object) {
-    for (const stream of this.#streams) stream.write(`event: ${event}\ndata: ${JSON.stringify(object)}\n\n`)
-  }
-
-  #beat() {
-    for (const stream of this.#streams) stream.write(": alive\n\n")
+  handle(event) {
+    if (event.type === "session.created") this.opencode = event.properties.info.version
+    const { type, callID, state } = event.properties?.part ?? {}
+    if (type === "tool" && /^(completed|error)$/.test(state.status)) this.calls.end(callID)
+    this.sessions.handle(event)
+    this.listen()
   }
 
   async #answer(request, response) {
-    const reply = (status, object) => {
-      response.writeHead(status, { "content-type": "application/json" })
-      response.end(object === undefined ? "" : JSON.stringify(object))
+    if (request.method === "GET" && request.url === "/events") return this.#stream(response)
+    const [status, object] = await this.#decide(request).catch((thrown) => {
+      return Array.isArray(thrown) ? thrown : refusal(500, String(thrown))
+    })
+    response.writeHead(status, { "content-type": "application/json" })
+    response.end(object && request.method !== "HEAD" ? JSON.stringify(object) : "")
+  }
+
+  async #decide(request) {
+    if (request.method === "GET" && request.url === "/") return [200, this.#hello()]
+    const [, id] = request.url.match(/^\/sessions\/(\w+)\/prompt$/) ?? []
+    if (request.method !== "POST" || !(id || request.url === "/claim")) return refusal(501, "no such request")
+    const body = await bodyOf(request)
+    return id ? this.#prompt(id, body) : this.#claim(body)
+  }
+
+  async #prompt(id, body) {
+    const state = this.sessions.stateOf(id)
+    const unwelcome = state === "waiting" || (body.noReply && state !== "idle")
+    if (unwelcome) return refusal(409, `the session is ${state}`, { state })
+    const { error, response } = await this.client.session.promptAsync({ path: { id }, body })
+    return error ? refusal(response?.status ?? 500, error.data?.message ?? JSON.stringify(error)) : [204]
+  }
+
+  async #claim({ tool, name }) {
+    const session = this.calls.claim(tool, name)
+    if (!session) return refusal(404, "no such call")
+    const { data } = await this.client.session.get({ path: { id: session } })
+    return [200, { session, slug: data.slug, directory: data.directory }]
+  }
+
+  #hello() {
+    const { opencode, sessions } = this
+    return { protocol: PROTOCOL, plugin: VERSION, pid: process.pid, opencode, sessions: sessions.list() }
+  }
+
+  #stream(response) {
+    response.writeHead(200, { "content-type": "text/event-stream" })
+    response.write(`event: hello\ndata: ${JSON.stringify(this.#hello())}\n\n`)
+    response.on("close", () => this.#streams.delete(response))
+    this.#streams.add(response)
+    clearInterval(this.heart)
+    this.heart = setInterval(() => this.#send(": alive\n\n"), HEARTBEAT)
+    this.heart.unref()
+  }
+
+  #send(text) {
+    for (const stream of this.#streams) {
+      if (stream.writableLength > MOST_BYTES) stream.destroy() // its listener does not read
+      else stream.write(text)
     }
-    try {
-      if (request.url === "/" && request.method === "GET") return reply(200, this.#hello())
-      if (request.url === "/events" && request.method === "GET") {
-        response.writeHead(200, { "content-type": "text/event-stream" })
-        response.write(`event: hello\ndata: ${JSON.stringify(this.#hello())}\n\n`)
-        this.#streams.add(response)
-        response.on("close", () => this.#streams.delete(response))
-        return
-      }
-      if (request.method !== "POST") return reply(501, { error: "no such request" })
-      let text = ""
-      for await (const chunk of request) {
-        text += chunk
-        if (text.length > MOST_BYTES) return reply(413, { error: "more than a megabyte" })
-      }
-      let body
-      try { body = JSON.parse(text) } catch { return reply(400, { error: "no JSON" }) }
-      if (request.url === "/claim") {
-        const session = this.calls.claim(body.tool, body.name)
-        if (!session) return reply(404, { error: "no such call" })
-        const { slug, directory } = this.sessions.get(session) ?? {}
-        return reply(200, { session, slug, directory })
-      }
-      const [, id] = request.url.match(/^\/sessions\/([A-Za-z0-9_-]+)\/prompt$/) ?? []
-      if (!id) return reply(501, { error: "no such request" })
-      const state = this.sessions.stateOf(id)
-      if (state === "waiting" || (body.noReply && state !== "idle")) return reply(409, { error: `the session is ${state}`, state })
-      const answer = await this.client.session.promptAsync({ path: { id }, body })
-      if (answer.error) return reply(answer.response?.status ?? 500, { error: answer.error })
-      return reply(204)
-    } catch (error) {
-      if (!response.headersSent) reply(500, { error: String(error) })
-    }
+    if (!this.#streams.size) clearInterval(this.heart)
   }
 }
 
-let endpoint
-let users = 0
-
-/** The half beside the server: OpenCode calls it once for each directory. */
-async function server({ client }) {
-  try {
-    const directory = process.env.AGENT_HUB_DIR || `${builtin("node:os").homedir()}/.agent-hub`
-    if (!endpoint) {
-      endpoint = new Endpoint(directory)
-      endpoint.listen(directory)
-    }
-    endpoint.client = client
-    users += 1
-  } catch {
-    return {}
+/** The half beside the server: OpenCode calls it once for each directory, and again after a change of settings. */
+function server({ client, directory }) {
+  const hub = process.env.AGENT_HUB_DIR || `${builtin("node:os").homedir()}/.agent-hub`
+  const endpoint = (globalThis[Symbol.for("agenthub")] ??= new Endpoint(hub)) // though installed twice, one is enough
+  const me = {}
+  const hook = (act) => (...given) => {
+    try {
+      if (endpoint.users.get(directory) === me) act(...given)
+    } catch {}
   }
-  const quietly = (act) => async (...given) => {
-    try { await act(...given) } catch {}
-  }
+  endpoint.users.set(directory, me)
+  endpoint.client = client
+  hook(() => endpoint.listen())()
   return {
-    event: quietly(({ event }) => endpoint.sessions.handle(event)),
-    "chat.message": quietly(({ sessionID }, { message }) => endpoint.sessions.prompted(sessionID, message.id)),
-    "tool.execute.before": quietly(({ tool, sessionID }, { args }) => endpoint.calls.sign(tool, sessionID, args)),
-    dispose: quietly(() => {
-      users -= 1
-      if (users) return
-      endpoint.close()
-      endpoint = undefined
+    event: hook(({ event }) => endpoint.handle(event)),
+    "chat.message": hook(({ sessionID }, { message, parts }) => {
+      endpoint.sessions.prompted(sessionID, message.id, parts)
+    }),
+    "tool.execute.before": hook(({ tool, sessionID, callID }, { args }) => {
+      endpoint.calls.sign(tool, callID, endpoint.sessions.rootOf(sessionID), args)
+    }),
+    dispose: hook(() => {
+      endpoint.users.delete(directory)
+      if (!endpoint.users.size) endpoint.close()
     }),
   }
 }
 
-// ---------------------------------------------------------------------------------- the screen
-
 /** The half that looks at the screen. */
-async function tui(api) {
-  const channel = new BroadcastChannel("agenthub")
-  channel.unref?.()
-  let shown
+function tui(api) {
   const seen = new Set()
   const told = new Set()
+  let shown
+  const tell = () => halves.postMessage({ shown, opencode: api.app.version })
+  const halves = channel(({ ask }) => ask && tell())
   const look = () => {
     const { name, params } = api.route.current
     const now = name === "session" ? params.sessionID : null
     if (now === shown) return
     shown = now
-    if (now) seen.add(now)
-    channel.postMessage({ shown })
+    seen.add(now)
+    tell()
   }
-  channel.onmessage = ({ data }) => data.ask && channel.postMessage({ shown: shown ?? null })
   look()
   const glance = setInterval(look, GLANCE)
-  glance.unref?.()
+  glance.unref()
   api.event.on("message.updated", ({ properties: { info } }) => {
-    if (info.role !== "user" || !isHubs(info.id) || told.has(info.id)) return
+    if (!isMessage(info.id) || told.has(info.id)) return
     told.add(info.id)
     if (!seen.has(info.sessionID) || info.sessionID === shown) return
     const title = api.state.session.get(info.sessionID)?.title ?? info.sessionID
-    api.ui.toast({ title: "agenthub", message: `A message came to "${title}"`, variant: "info", duration: TOAST })
+    const keys = api.keys?.formatBindings(api.tuiConfig.keybinds.get("session.list")) || "/sessions"
+    const message = `A message came to "${title}". To see it: ${keys}`
+    api.ui.toast({ title: "agenthub", message, variant: "info", duration: TOAST })
+  })
+  api.lifecycle?.onDispose(() => {
+    clearInterval(glance)
+    halves.close()
   })
 }
 
