@@ -8,14 +8,10 @@
 // OpenCode wants the half that works beside the server and the half that looks at the screen as two modules, so
 // `agenthub setup` installs this file twice: the copy called window.js is the second half.
 
-const PROTOCOL = 1
-const VERSION = 1
-
-const MOST_SESSIONS = 1000
-const MOST_CALLS = 1000
+const MOST = 1000 // sessions that are told of, calls that can be claimed
 const MOST_BYTES = 1_000_000 // of a request, and of what a listener has not read yet
 const LONGEST_PATH = 103 // bytes that a unix socket's path may have on every system
-const AGAIN = 1_000 // ms between two looks for a hub's directory
+const AGAIN = 1_000 // ms between two looks for the hub's directory
 const STARTING = 2_000 // ms in which a prompt's turn begins, or it never will
 const HEARTBEAT = 10_000 // ms
 const GLANCE = 200 // ms between two looks at the screen: sooner than a person reads
@@ -23,15 +19,15 @@ const TOAST = 8_000 // ms
 
 const builtin = process.getBuiltinModule
 
-/** Whether the id is of a prompt the hub put in: a message, or a note, which wakes nobody. */
+/** Whether the hub put this prompt in: a message, or a note, which wakes nobody. */
 export const isMessage = (id) => /^msg_[0-9a-f]{12}AgHub/.test(id)
 export const isNote = (id) => /^msg_[0-9a-f]{12}AgTld/.test(id)
 
 /** What is known of this process's sessions; `tell(event, object)` hears of every change. */
 export class Sessions {
-  #sessions = new Map() // by id; the one that something was done in last is the last
-  #parents = new Map() // of the subagents' sessions
-  #onScreen // the id of a session, or null; undefined where there is no screen
+  #sessions = new Map() // by id, the one used last at the end
+  #parents = new Map() // by the id of a subagent's session
+  #onScreen // an id, or null; undefined where there is no screen
 
   constructor(tell, now = Date.now, later = (act, ms) => setTimeout(act, ms).unref()) {
     Object.assign(this, { tell, now, later })
@@ -40,10 +36,9 @@ export class Sessions {
   list = () => [...this.#sessions.values()].map((session) => this.#described(session))
 
   stateOf(id) {
-    const session = this.#sessions.get(id)
-    if (!session) return "idle"
-    if (session.asked.size) return "waiting"
-    return session.turn || this.now() < session.starting ? "busy" : "idle"
+    const { asked, turn, starting } = this.#sessions.get(id) ?? {}
+    if (asked?.size) return "waiting"
+    return turn || this.now() < starting ? "busy" : "idle"
   }
 
   /** The session itself, or the one for which this subagent works. */
@@ -52,13 +47,16 @@ export class Sessions {
     return id
   }
 
-  /** A prompt goes into a session; its user's own has parts that OpenCode did not make up. */
-  prompted(id, messageID, parts = [{}]) {
+  /** A prompt goes into a session. The parts of its user's own are not all made up by OpenCode. */
+  prompted(id, messageID, parts) {
     if (this.#parents.has(id)) return
     const session = this.#live(id)
     session.prompts.push(messageID)
-    if (!isNote(messageID)) this.#expectTurn(session)
-    if (!isNote(messageID) && !isMessage(messageID) && parts.some((part) => !part.synthetic)) session.used = this.now()
+    if (!isNote(messageID)) {
+      session.starting = this.now() + STARTING
+      this.later(() => this.#changed(session), STARTING)
+      if (!isMessage(messageID) && !parts.every((part) => part.synthetic)) session.used = this.now()
+    }
     this.#changed(session)
   }
 
@@ -72,58 +70,32 @@ export class Sessions {
 
   /** OpenCode tells of something. */
   handle({ type, properties: { sessionID: id, info, ...said } = {} }) {
-    switch (type) {
-      case "session.created":
-      case "session.updated":
-        if (info.parentID) this.#isSubagent(id, info.parentID)
-        else if (type === "session.created") this.#created(id)
-        break
-      case "session.deleted":
-        this.#parents.delete(id)
-        this.#forget(id)
-        break
-      case "session.status":
-        if (said.status.type === "idle") this.#idle(id)
-        else if (!this.#parents.has(id)) this.#busy(this.#live(id))
-        break
-      case "session.error":
-        this.#turnOf(id, (turn) => (turn.error = said.error?.name ?? null))
-        break
-      case "session.compacted":
-        this.tell("compacted", { id })
-        break
-      case "message.updated":
-        if (info.role === "assistant") this.#turnOf(id, (turn, past) => stepped(turn, past, info))
-        break
-      case "permission.asked":
-      case "question.asked":
-        this.#ask(id, (asked) => asked.set(said.id, id))
-        break
-      case "permission.replied":
-      case "question.replied":
-      case "question.rejected":
-        this.#ask(id, (asked) => asked.delete(said.requestID))
-    }
+    const session = this.#sessions.get(id)
+    if (/^session\.(created|updated)$/.test(type) && info.parentID) this.#subagent(id, info.parentID)
+    else if (type === "session.created") this.#created(this.#live(id))
+    else if (type === "session.deleted") this.#forget(id)
+    else if (type === "session.status" && said.status.type === "idle") this.#idle(id, session)
+    else if (type === "session.status" && !this.#parents.has(id)) this.#busy(this.#live(id))
+    else if (type === "session.error" && session?.turn) session.turn.error = said.error?.name ?? null
+    else if (type === "session.compacted" && session) this.tell("compacted", { id })
+    else if (type === "message.updated" && session?.turn) this.#step(session, info)
+    else if (/^(permission|question)\.asked$/.test(type)) this.#ask(id, (asked) => asked.set(said.id, id))
+    else if (/^(permission|question)\.re/.test(type)) this.#ask(id, (asked) => asked.delete(said.requestID))
   }
 
-  #created(id) {
-    const session = this.#live(id)
+  #created(session) {
     session.opened = this.now()
     this.#changed(session)
   }
 
-  #isSubagent(id, parent) {
-    this.#parents.set(id, parent)
+  #subagent(id, parent) {
     this.#forget(id)
+    this.#parents.set(id, parent)
   }
 
   #forget(id) {
+    this.#parents.delete(id)
     if (this.#sessions.delete(id)) this.tell("gone", { id })
-  }
-
-  #expectTurn(session) {
-    session.starting = this.now() + STARTING
-    this.later(() => this.#changed(session), STARTING)
   }
 
   #busy(session) {
@@ -132,9 +104,8 @@ export class Sessions {
     this.#changed(session)
   }
 
-  #idle(id) {
-    this.#ask(id, (asked) => asked.forEach((asking, request) => asking === id && asked.delete(request)))
-    const session = this.#sessions.get(id)
+  #idle(id, session) {
+    this.#ask(id, (asked) => asked.forEach((asker, request) => asker === id && asked.delete(request)))
     if (!session) return
     const { turn } = session
     Object.assign(session, { turn: null, starting: 0 })
@@ -142,24 +113,29 @@ export class Sessions {
     if (turn) this.#ended(session, turn)
   }
 
+  /** A turn's step is told of several times, once more even after an abort; the last word counts. */
+  #step({ turn, past }, { role, id, parentID, tokens, cost, error }) {
+    if (role !== "assistant" || past.has(id)) return
+    turn.steps.set(id, { parentID, tokens, cost })
+    turn.error = error?.name ?? null
+  }
+
   /** A turn was about the prompts up to the last that it has answered; later ones are the next turn's. */
-  #ended(session, { began, steps, error }) {
+  #ended(session, { began, error, steps }) {
     session.past = steps
-    const answered = [...steps.values()].map((step) => session.prompts.indexOf(step.parentID))
-    const failed = error && !steps.size ? session.prompts.length - 1 : -1
-    const prompts = session.prompts.splice(0, Math.max(failed, ...answered) + 1)
-    const sum = { tokens: { input: 0, output: 0, reasoning: 0, cache: { read: 0, write: 0 } }, cost: 0 }
-    steps.forEach((step) => add(sum, step))
-    const spent = sum.tokens.input || sum.tokens.output
-    if (prompts.length || spent) this.tell("turn", { id: session.id, began, ended: this.now(), prompts, ...sum, error })
+    const all = [...steps.values()]
+    const last = Math.max(error && !all.length ? MOST : -1, ...all.map((step) => session.prompts.indexOf(step.parentID)))
+    const prompts = session.prompts.splice(0, last + 1)
+    const sum = (figure) => all.reduce((total, step) => total + (figure(step) ?? 0), 0)
+    const cache = { read: sum(({ tokens }) => tokens.cache.read), write: sum(({ tokens }) => tokens.cache.write) }
+    const [input, output, reasoning] = ["input", "output", "reasoning"].map((key) => sum(({ tokens }) => tokens[key]))
+    if (!prompts.length && !input && !output) return // a command of the shell
+    const tokens = { input, output, reasoning, cache }
+    const cost = sum((step) => step.cost)
+    this.tell("turn", { id: session.id, began, ended: this.now(), prompts, tokens, cost, error })
   }
 
-  #turnOf(id, act) {
-    const session = this.#sessions.get(id)
-    if (session?.turn) act(session.turn, session.past)
-  }
-
-  /** Of what the user is asked, in a session or a subagent of it. */
+  /** What the user is asked in a session, or in a subagent of it. */
   #ask(id, act) {
     const session = this.#sessions.get(this.rootOf(id))
     if (!session) return
@@ -168,14 +144,12 @@ export class Sessions {
   }
 
   #live(id) {
-    const fresh = { id, turn: null, past: new Map(), starting: 0, prompts: [], asked: new Map(), used: 0, opened: 0 }
+    const fresh = { id, used: 0, opened: 0, starting: 0, turn: null, past: new Map(), prompts: [], asked: new Map() }
     const session = this.#sessions.get(id) ?? fresh
     this.#sessions.delete(id)
     this.#sessions.set(id, session)
-    if (this.#sessions.size > MOST_SESSIONS) {
-      const dull = (each) => each !== session && each.id !== this.#onScreen && this.stateOf(each.id) === "idle"
-      this.#sessions.delete([...this.#sessions.values()].find(dull)?.id)
-    }
+    const dull = (each) => each !== session && each.id !== this.#onScreen && this.stateOf(each.id) === "idle"
+    if (this.#sessions.size > MOST) this.#sessions.delete([...this.#sessions.values()].find(dull)?.id)
     return session
   }
 
@@ -193,139 +167,105 @@ export class Sessions {
   }
 }
 
-/** A step of a turn was told of anew; the last word counts, except of a turn that is over. */
-function stepped(turn, past, { id, parentID, tokens, cost, error }) {
-  if (past.has(id)) return
-  turn.steps.set(id, { parentID, tokens, cost })
-  turn.error = error?.name ?? null
-}
-
-function add(sum, figures) {
-  for (const [key, value] of Object.entries(sum)) {
-    if (typeof value === "object") add(value, figures?.[key])
-    else sum[key] += figures?.[key] ?? 0
-  }
-}
-
 const PREFIX = "agent-hub_"
-const NAMED = { send_message: "from", resolve_thread: "from", get_messages: "agent", register_agent: "id" }
-const NAMES = ["from", "agent", "agentId", "createdBy"]
+const ALWAYS = { send_message: "from", resolve_thread: "from", get_messages: "agent", register_agent: "id" }
+const WHERE_SET = ["from", "agent", "agentId", "createdBy"]
 
 /** Write into the arguments of a hub's tool who calls. */
 export function sign(tool, args, name) {
-  if (NAMED[tool]) args[NAMED[tool]] = name
-  else if (tool !== "search_messages") for (const key of NAMES) if (key in args) args[key] = name
+  if (ALWAYS[tool]) args[ALWAYS[tool]] = name
+  else if (tool !== "search_messages") for (const key of WHERE_SET) if (key in args) args[key] = name
 }
 
-/** The calls of the hub's tools that are under way, and the names of those who made them. */
+/** The calls of the hub's tools that are under way, and who made them. */
 export class Calls {
   #calls = new Map()
-  #names = {}
-  #read = 0
 
+  /** `file` is where the hub writes down the sessions' agents. */
   constructor(file) {
     this.file = file
   }
 
   sign(tool, callID, session, args) {
     if (!tool.startsWith(PREFIX)) return
-    const call = { tool: tool.slice(PREFIX.length), name: this.#nameOf(session), session }
+    const call = { tool: tool.slice(PREFIX.length), name: this.#agents()[session]?.agentId ?? session, session }
     sign(call.tool, args, call.name)
     this.#calls.set(callID, call)
-    if (this.#calls.size > MOST_CALLS) this.end(this.#calls.keys().next().value)
+    if (this.#calls.size > MOST) this.end(this.#calls.keys().next().value)
   }
 
   end(callID) {
     this.#calls.delete(callID)
   }
 
+  /** The session of a call; none can be claimed twice. */
   claim(tool, name) {
-    for (const [callID, call] of this.#calls) {
-      if (call.tool !== tool || call.name !== name) continue
-      this.end(callID)
-      return call.session
-    }
+    const [callID, call] = [...this.#calls].find(([, call]) => call.tool === tool && call.name === name) ?? []
+    this.end(callID)
+    return call?.session
   }
 
-  #nameOf(session) {
-    const fs = builtin("node:fs")
+  #agents() {
     try {
-      const { mtimeMs } = fs.statSync(this.file)
-      if (mtimeMs !== this.#read) this.#names = JSON.parse(fs.readFileSync(this.file, "utf8"))
-      this.#read = mtimeMs
+      const { mtimeMs } = builtin("node:fs").statSync(this.file)
+      if (mtimeMs !== this.read) this.names = JSON.parse(builtin("node:fs").readFileSync(this.file, "utf8"))
+      this.read = mtimeMs
+      return this.names
     } catch {
-      this.#names = {} // none has a name yet
+      return {} // none has a name yet
     }
-    return this.#names[session]?.agentId ?? session
   }
 }
 
 /** A channel between the two halves; where there is none, nothing is heard. */
 function channel(hear) {
   if (typeof BroadcastChannel === "undefined") return { postMessage() {}, close() {} }
-  const channel = new BroadcastChannel("agenthub")
-  channel.onmessage = ({ data }) => hear(data)
-  channel.unref?.()
-  return channel
+  const halves = new BroadcastChannel("agenthub")
+  halves.onmessage = ({ data }) => hear(data)
+  halves.unref()
+  return halves
 }
 
 const refusal = (status, error, more) => [status, { error, ...more }]
-
-async function bodyOf(request) {
-  const chunks = []
-  let size = 0
-  for await (const chunk of request) {
-    size += chunk.length
-    if (size <= MOST_BYTES) chunks.push(chunk) // what is more is read all the same, so that the answer is, too
-  }
-  if (size > MOST_BYTES) throw refusal(413, "more than a megabyte")
-  try {
-    const body = JSON.parse(Buffer.concat(chunks).toString())
-    if (body && typeof body === "object" && !Array.isArray(body)) return body
-  } catch {}
-  throw refusal(400, "no JSON object")
-}
+const inEvent = (event, object) => `event: ${event}\ndata: ${JSON.stringify(object)}\n\n`
 
 /** What the hub connects to: one for the whole process. */
 class Endpoint {
+  users = new Map() // by directory, the newest call of server()
+  opencode = null
   #streams = new Set()
   #again = 0
 
   constructor(directory) {
     this.directory = directory
     this.path = `${directory}/run/${process.pid}.sock`
-    this.sessions = new Sessions((event, object) => this.#send(`event: ${event}\ndata: ${JSON.stringify(object)}\n\n`))
+    this.sessions = new Sessions((event, object) => this.#send(inEvent(event, object)))
     this.calls = new Calls(`${directory}/session_agents.json`)
-    this.users = new Map() // by directory, the newest call of server()
-    this.opencode = null
-    this.channel = channel(({ shown, opencode }) => {
-      if (shown === undefined) return
-      this.opencode = opencode
-      this.sessions.show(shown)
+    this.halves = channel(({ shown, opencode }) => {
+      if (opencode) this.opencode = opencode
+      if (opencode) this.sessions.show(shown)
     })
-    this.channel.postMessage({ ask: true })
+    this.halves.postMessage({ ask: true })
   }
 
-  /** Begin to listen where there is a hub; called at every event, it looks once a second. */
+  /** Begin to listen where there is a hub. Called at every event, it looks once a second. */
   listen() {
-    const fs = builtin("node:fs")
     if (Date.now() < this.#again) return
     this.#again = Date.now() + AGAIN
-    if (fs.existsSync(this.path) && this.server) return
-    if (!fs.existsSync(this.directory) || Buffer.byteLength(this.path) > LONGEST_PATH) return
-    this.close()
+    const fs = builtin("node:fs")
+    const listening = this.server && fs.existsSync(this.path)
+    if (listening || !fs.existsSync(this.directory) || Buffer.byteLength(this.path) > LONGEST_PATH) return
+    this.server?.close() // somebody has removed its socket
+    fs.rmSync(this.path, { force: true }) // of an earlier process with this id
     fs.mkdirSync(`${this.directory}/run`, { recursive: true })
     fs.chmodSync(`${this.directory}/run`, 0o700)
-    fs.rmSync(this.path, { force: true }) // of an earlier process with this id
-    const server = builtin("node:http").createServer((request, response) => this.#answer(request, response))
-    server.on("error", () => (this.server = undefined))
-    server.listen(this.path)
-    server.unref()
-    this.server = server
+    this.server = builtin("node:http").createServer((request, response) => this.#answer(request, response))
+    this.server.on("error", () => (this.server = undefined))
+    this.server.listen(this.path)
+    this.server.unref()
   }
 
   close() {
-    clearInterval(this.heart)
     for (const stream of this.#streams) stream.end()
     this.server?.close()
     this.server = undefined
@@ -343,9 +283,7 @@ class Endpoint {
 
   async #answer(request, response) {
     if (request.method === "GET" && request.url === "/events") return this.#stream(response)
-    const [status, object] = await this.#decide(request).catch((thrown) => {
-      return Array.isArray(thrown) ? thrown : refusal(500, String(thrown))
-    })
+    const [status, object] = await this.#decide(request).catch((error) => refusal(500, String(error)))
     response.writeHead(status, { "content-type": "application/json" })
     response.end(object && request.method !== "HEAD" ? JSON.stringify(object) : "")
   }
@@ -354,7 +292,11 @@ class Endpoint {
     if (request.method === "GET" && request.url === "/") return [200, this.#hello()]
     const [, id] = request.url.match(/^\/sessions\/(\w+)\/prompt$/) ?? []
     if (request.method !== "POST" || !(id || request.url === "/claim")) return refusal(501, "no such request")
-    const body = await bodyOf(request)
+    let text = "" // what is too much is read all the same, so that the answer is, too
+    for await (const chunk of request.setEncoding("utf8")) if (text.length <= MOST_BYTES) text += chunk
+    if (text.length > MOST_BYTES) return refusal(413, "more than a megabyte")
+    const body = objectIn(text)
+    if (!body) return refusal(400, "no JSON object")
     return id ? this.#prompt(id, body) : this.#claim(body)
   }
 
@@ -363,7 +305,7 @@ class Endpoint {
     const unwelcome = state === "waiting" || (body.noReply && state !== "idle")
     if (unwelcome) return refusal(409, `the session is ${state}`, { state })
     const { error, response } = await this.client.session.promptAsync({ path: { id }, body })
-    return error ? refusal(response?.status ?? 500, error.data?.message ?? JSON.stringify(error)) : [204]
+    return error ? refusal(response.status, error.data?.message ?? JSON.stringify(error)) : [204]
   }
 
   async #claim({ tool, name }) {
@@ -374,18 +316,19 @@ class Endpoint {
   }
 
   #hello() {
-    const { opencode, sessions } = this
-    return { protocol: PROTOCOL, plugin: VERSION, pid: process.pid, opencode, sessions: sessions.list() }
+    return { protocol: 1, plugin: 1, pid: process.pid, opencode: this.opencode, sessions: this.sessions.list() }
   }
 
   #stream(response) {
     response.writeHead(200, { "content-type": "text/event-stream" })
-    response.write(`event: hello\ndata: ${JSON.stringify(this.#hello())}\n\n`)
-    response.on("close", () => this.#streams.delete(response))
+    response.write(inEvent("hello", this.#hello()))
+    const heart = setInterval(() => response.write(": alive\n\n"), HEARTBEAT)
+    heart.unref()
     this.#streams.add(response)
-    clearInterval(this.heart)
-    this.heart = setInterval(() => this.#send(": alive\n\n"), HEARTBEAT)
-    this.heart.unref()
+    response.on("close", () => {
+      clearInterval(heart)
+      this.#streams.delete(response)
+    })
   }
 
   #send(text) {
@@ -393,19 +336,29 @@ class Endpoint {
       if (stream.writableLength > MOST_BYTES) stream.destroy() // its listener does not read
       else stream.write(text)
     }
-    if (!this.#streams.size) clearInterval(this.heart)
   }
 }
 
-/** The half beside the server: OpenCode calls it once for each directory, and again after a change of settings. */
-function server({ client, directory }) {
+function objectIn(text) {
+  try {
+    const value = JSON.parse(text)
+    return value?.constructor === Object ? value : undefined
+  } catch {
+    return undefined
+  }
+}
+
+/** The half beside the server: OpenCode calls it for each directory, and anew when it has read its settings again. */
+async function server({ client, directory }) {
   const hub = process.env.AGENT_HUB_DIR || `${builtin("node:os").homedir()}/.agent-hub`
-  const endpoint = (globalThis[Symbol.for("agenthub")] ??= new Endpoint(hub)) // though installed twice, one is enough
+  const endpoint = (globalThis[Symbol.for("agenthub")] ??= new Endpoint(hub)) // installed twice, it is one all the same
   const me = {}
   const hook = (act) => (...given) => {
     try {
       if (endpoint.users.get(directory) === me) act(...given)
-    } catch {}
+    } catch {
+      // OpenCode goes on without us
+    }
   }
   endpoint.users.set(directory, me)
   endpoint.client = client
@@ -425,8 +378,18 @@ function server({ client, directory }) {
   }
 }
 
+/** The key that opens the list of sessions, as this user has it, or else what to type. */
+function keyOfTheList(api) {
+  try {
+    const bindings = api.keymap.getCommandBindings({ visibility: "registered", commands: ["session.list"] })
+    return api.keys.formatBindings(bindings.get("session.list")) || "/sessions"
+  } catch {
+    return "/sessions"
+  }
+}
+
 /** The half that looks at the screen. */
-function tui(api) {
+async function tui(api) {
   const seen = new Set()
   const told = new Set()
   let shown
@@ -441,20 +404,14 @@ function tui(api) {
     tell()
   }
   look()
-  const glance = setInterval(look, GLANCE)
-  glance.unref()
+  setInterval(look, GLANCE).unref()
   api.event.on("message.updated", ({ properties: { info } }) => {
     if (!isMessage(info.id) || told.has(info.id)) return
     told.add(info.id)
     if (!seen.has(info.sessionID) || info.sessionID === shown) return
     const title = api.state.session.get(info.sessionID)?.title ?? info.sessionID
-    const keys = api.keys?.formatBindings(api.tuiConfig.keybinds.get("session.list")) || "/sessions"
-    const message = `A message came to "${title}". To see it: ${keys}`
+    const message = `A message came to "${title}". ${keyOfTheList(api)} opens the list of sessions.`
     api.ui.toast({ title: "agenthub", message, variant: "info", duration: TOAST })
-  })
-  api.lifecycle?.onDispose(() => {
-    clearInterval(glance)
-    halves.close()
   })
 }
 
