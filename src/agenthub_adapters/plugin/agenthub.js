@@ -65,25 +65,32 @@ export class Sessions {
     if (id === this.#onScreen) return
     this.#onScreen = id
     if (id && !this.#parents.has(id)) this.#live(id).opened = this.now()
-    this.#sessions.forEach((session) => this.#changed(session))
+    for (const session of this.#sessions.values()) this.#changed(session)
   }
 
   /** OpenCode tells of something. */
-  handle({ type, properties: { sessionID: id, info, ...said } = {} }) {
-    const session = this.#sessions.get(id)
-    if (/^session\.(created|updated)$/.test(type) && info.parentID) this.#subagent(id, info.parentID)
-    else if (type === "session.created") this.#created(this.#live(id))
-    else if (type === "session.deleted") this.#forget(id)
-    else if (type === "session.status" && said.status.type === "idle") this.#idle(id, session)
-    else if (type === "session.status" && !this.#parents.has(id)) this.#busy(this.#live(id))
-    else if (type === "session.error" && session?.turn) session.turn.error = said.error?.name ?? null
-    else if (type === "session.compacted" && session) this.tell("compacted", { id })
-    else if (type === "message.updated" && session?.turn) this.#step(session, info)
-    else if (/^(permission|question)\.asked$/.test(type)) this.#ask(id, (asked) => asked.set(said.id, id))
-    else if (/^(permission|question)\.re/.test(type)) this.#ask(id, (asked) => asked.delete(said.requestID))
+  handle({ type, properties }) {
+    this.#hears[type]?.(properties)
   }
 
-  #created(session) {
+  #hears = {
+    "session.created": ({ sessionID: id, info }) => this.#created(id, info.parentID),
+    "session.updated": ({ sessionID: id, info }) => info.parentID && this.#subagent(id, info.parentID),
+    "session.deleted": ({ sessionID: id }) => this.#forget(id),
+    "session.status": ({ sessionID: id, status }) => (status.type === "idle" ? this.#idle(id) : this.#busy(id)),
+    "session.error": ({ sessionID: id, error }) => this.#failed(id, error?.name),
+    "session.compacted": ({ sessionID: id }) => this.#sessions.has(id) && this.tell("compacted", { id }),
+    "message.updated": ({ sessionID: id, info }) => info.role === "assistant" && this.#step(id, info),
+    "permission.asked": (said) => this.#asked(said),
+    "permission.replied": (said) => this.#answered(said),
+    "question.asked": (said) => this.#asked(said),
+    "question.replied": (said) => this.#answered(said),
+    "question.rejected": (said) => this.#answered(said),
+  }
+
+  #created(id, parent) {
+    if (parent) return this.#subagent(id, parent)
+    const session = this.#live(id)
     session.opened = this.now()
     this.#changed(session)
   }
@@ -98,14 +105,19 @@ export class Sessions {
     if (this.#sessions.delete(id)) this.tell("gone", { id })
   }
 
-  #busy(session) {
+  #busy(id) {
+    if (this.#parents.has(id)) return
+    const session = this.#live(id)
     session.starting = 0
     session.turn ??= { began: this.now(), steps: new Map(), error: null }
     this.#changed(session)
   }
 
-  #idle(id, session) {
-    this.#ask(id, (asked) => asked.forEach((asker, request) => asker === id && asked.delete(request)))
+  #idle(id) {
+    this.#ask(id, (asked) => {
+      for (const [request, asker] of asked) if (asker === id) asked.delete(request)
+    })
+    const session = this.#sessions.get(id)
     if (!session) return
     const { turn } = session
     Object.assign(session, { turn: null, starting: 0 })
@@ -114,24 +126,26 @@ export class Sessions {
   }
 
   /** A turn's step is told of several times, once more even after an abort; the last word counts. */
-  #step({ turn, past }, { role, id, parentID, tokens, cost, error }) {
-    if (role !== "assistant" || past.has(id)) return
+  #step(sessionID, { id, parentID, tokens, cost, error }) {
+    const { turn, past } = this.#sessions.get(sessionID) ?? {}
+    if (!turn || past.has(id)) return
     turn.steps.set(id, { parentID, tokens, cost })
     turn.error = error?.name ?? null
+  }
+
+  #failed(id, error) {
+    const { turn } = this.#sessions.get(id) ?? {}
+    if (turn) turn.error = error ?? null
   }
 
   /** A turn was about the prompts up to the last that it has answered; later ones are the next turn's. */
   #ended(session, { began, error, steps }) {
     session.past = steps
     const all = [...steps.values()]
-    const last = Math.max(error && !all.length ? MOST : -1, ...all.map((step) => session.prompts.indexOf(step.parentID)))
-    const prompts = session.prompts.splice(0, last + 1)
-    const sum = (figure) => all.reduce((total, step) => total + (figure(step) ?? 0), 0)
-    const cache = { read: sum(({ tokens }) => tokens.cache.read), write: sum(({ tokens }) => tokens.cache.write) }
-    const [input, output, reasoning] = ["input", "output", "reasoning"].map((key) => sum(({ tokens }) => tokens[key]))
-    if (!prompts.length && !input && !output) return // a command of the shell
-    const tokens = { input, output, reasoning, cache }
-    const cost = sum((step) => step.cost)
+    const answered = all.map((step) => session.prompts.indexOf(step.parentID) + 1)
+    const prompts = session.prompts.splice(0, error && !all.length ? MOST : Math.max(0, ...answered))
+    const { tokens, cost } = spentOn(all)
+    if (!prompts.length && !tokens.input && !tokens.output) return // a command of the shell
     this.tell("turn", { id: session.id, began, ended: this.now(), prompts, tokens, cost, error })
   }
 
@@ -141,6 +155,14 @@ export class Sessions {
     if (!session) return
     act(session.asked)
     this.#changed(session)
+  }
+
+  #asked({ sessionID, id }) {
+    this.#ask(sessionID, (asked) => asked.set(id, sessionID))
+  }
+
+  #answered({ sessionID, requestID }) {
+    this.#ask(sessionID, (asked) => asked.delete(requestID))
   }
 
   #live(id) {
@@ -165,6 +187,17 @@ export class Sessions {
     session.told = text
     this.tell("session", object)
   }
+}
+
+function spentOn(steps) {
+  const sum = (figure) => steps.reduce((total, step) => total + (figure(step) ?? 0), 0)
+  const tokens = {
+    input: sum((step) => step.tokens.input),
+    output: sum((step) => step.tokens.output),
+    reasoning: sum((step) => step.tokens.reasoning),
+    cache: { read: sum((step) => step.tokens.cache.read), write: sum((step) => step.tokens.cache.write) },
+  }
+  return { tokens, cost: sum((step) => step.cost) }
 }
 
 const PREFIX = "agent-hub_"
@@ -333,8 +366,8 @@ class Endpoint {
 
   #send(text) {
     for (const stream of this.#streams) {
-      if (stream.writableLength > MOST_BYTES) stream.destroy() // its listener does not read
-      else stream.write(text)
+      if (stream.writableLength < MOST_BYTES) stream.write(text)
+      else stream.destroy() // its listener does not read
     }
   }
 }
@@ -348,16 +381,21 @@ function objectIn(text) {
   }
 }
 
+const ONE = Symbol.for("agenthub") // though installed twice, it is one endpoint
+
 /** The half beside the server: OpenCode calls it for each directory, and anew when it has read its settings again. */
 async function server({ client, directory }) {
   const hub = process.env.AGENT_HUB_DIR || `${builtin("node:os").homedir()}/.agent-hub`
-  const endpoint = (globalThis[Symbol.for("agenthub")] ??= new Endpoint(hub)) // installed twice, it is one all the same
+  globalThis[ONE] ??= new Endpoint(hub)
+  const endpoint = globalThis[ONE]
   const me = {}
-  const hook = (act) => (...given) => {
-    try {
-      if (endpoint.users.get(directory) === me) act(...given)
-    } catch {
-      // OpenCode goes on without us
+  function hook(act) {
+    return (...given) => {
+      try {
+        if (endpoint.users.get(directory) === me) act(...given)
+      } catch {
+        // OpenCode goes on without us
+      }
     }
   }
   endpoint.users.set(directory, me)
