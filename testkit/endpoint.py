@@ -84,15 +84,8 @@ class Endpoint:
         body = {"parts": [{"type": "text", "text": text}], **body}
         return self.request("POST", f"/sessions/{session}/prompt", json=body)
 
-    def wait_until_it_listens(self) -> dict[str, Any]:
-        def listens() -> dict[str, Any] | None:
-            with contextlib.suppress(httpx.TransportError):
-                return self.hello()
-            return None
-
-        hello = eventually(listens)
-        assert hello is not None
-        return hello
+    def wait_until_it_listens(self) -> None:
+        eventually(self.socket.exists)
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[Events]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -27,7 +28,8 @@ from testkit.scripted_model import (
     in_session,
     last_user,
 )
-from testkit.waiting import eventually
+from testkit.waiting import PATIENCE, eventually
+from testkit.window import Window
 
 MODEL = {"providerID": "fake", "modelID": "echo"}
 QUESTION = ToolCall(
@@ -469,3 +471,214 @@ def test_a_hub_that_comes_after_opencode_is_found(
         eventually(listens)
         assert list(endpoint.sessions()) == [session["id"]]
         assert not (later.home / ".agent-hub" / "run").exists()
+
+
+# ------------------------------------------------------------------------------------ the screen
+
+
+@pytest.fixture(scope="module")
+def _shared_window(_shared_opencode: OpenCode, short_home: Path) -> Iterator[Window]:
+    with Window(_shared_opencode, make_project(short_home / "window")) as window:
+        window.wait_for_text("Ask anything")
+        yield window
+
+
+@pytest.fixture
+def window(tmux: None, _shared_window: Window, opencode: OpenCode) -> Window:
+    """A window at its start, in which earlier tests may have had sessions."""
+    del tmux, opencode
+    enter(_shared_window, "/new")
+    _shared_window.wait_for_text("Ask anything")
+    return _shared_window
+
+
+@pytest.fixture
+def in_window(window: Window, short_home: Path) -> Endpoint:
+    return Endpoint(short_home, window.pid)
+
+
+def enter(window: Window, text: str) -> None:
+    window.type(text)
+    # What begins with a slash is looked up first, and only then to be entered.
+    window.wait_for_text(text)
+    window.press("Enter")
+
+
+def begin(window: Window, events: Events, text: str) -> str:
+    """A new session in the window, after its first turn; its id."""
+    known = {told["id"] for told in events.of("session")}
+    enter(window, text)
+
+    def new() -> list[str]:
+        shown = [told["id"] for told in events.of("session", shown=True)]
+        return [session for session in shown if session not in known]
+
+    session = eventually(new)[0]
+    events.wait_for("turn", id=session)
+    return session
+
+
+def test_a_window_tells_which_session_is_on_screen(window: Window, in_window: Endpoint) -> None:
+    with in_window.listening() as events:
+        assert events.of("hello")[0]["opencode"]
+        assert not any(told["shown"] for told in events.of("hello")[0]["sessions"])
+        session = begin(window, events, "hello")
+        told = in_window.sessions()[session]
+        assert (told["state"], told["shown"]) == ("idle", True)
+        assert told["used"] > 0
+        enter(window, "/new")
+        eventually(lambda: not in_window.sessions()[session]["shown"])
+        window.press("C-x")
+        window.type("l")
+        window.wait_for_text("Scripted title")
+        window.press("Enter")
+        again = eventually(lambda: in_window.sessions()[session], when=lambda now: now["shown"])
+        assert again["opened"] > told["opened"]
+        assert again["used"] == told["used"]
+
+
+def test_a_message_to_a_session_that_is_not_on_screen_any_more_is_announced(
+    opencode: OpenCode, window: Window, in_window: Endpoint
+) -> None:
+    unseen = opencode.create_session(window.directory, "Never on this screen")["id"]
+    with in_window.listening() as events:
+        session = begin(window, events, "hello")
+        in_window.prompt(unseen, "to one never shown", messageID=message_id(), model=MODEL)
+        events.wait_for("turn", id=unseen)
+        in_window.prompt(session, "to the one on screen", messageID=message_id(), model=MODEL)
+        events.wait_for("turn", id=session, count=2)
+        assert "A message came" not in window.wait_for_text("to the one on screen")
+        enter(window, "/new")
+        eventually(lambda: not in_window.sessions()[session]["shown"])
+        in_window.prompt(session, "a note", messageID=note_id(), noReply=True)
+        in_window.prompt(session, "to one left", messageID=message_id(), model=MODEL)
+        window.wait_for_text('A message came to "Scripted title".')
+        assert "ctrl+x l opens the list of sessions." in " ".join(
+            window.screen().replace("┃", " ").split()
+        )
+        assert window.screen().count("A message came") == 1
+
+
+def test_escape_ends_the_waiting_and_the_turn(
+    scripted_model: ScriptedModel, window: Window, in_window: Endpoint
+) -> None:
+    scripted_model.add(
+        Rule(last_user("try it"), [ASK, Text("done")]),
+        Rule(last_user("take your time"), Held(Text("never"))),
+    )
+    with in_window.listening() as events:
+        enter(window, "try it")
+        session = events.wait_for("session", state="waiting")["id"]
+        window.wait_for_text("Permission required")
+        window.press("Escape")
+        events.wait_for("turn", id=session)
+        assert in_window.sessions()[session]["state"] == "idle"
+        enter(window, "take your time")
+        scripted_model.wait_for(last_user("take your time"))
+        window.wait_for_text("esc interrupt")
+        window.press("Escape")
+        window.wait_for_text("again to interrupt")
+        window.press("Escape")
+        assert events.wait_for("turn", id=session, count=2)["error"] == "MessageAbortedError"
+
+
+def test_a_session_that_is_resumed_lives_in_its_new_window_until_that_is_closed(
+    opencode: OpenCode, api: dict[str, Any], open_window: Callable[..., Window]
+) -> None:
+    opencode.ask(api["id"], "hello")
+    window = open_window(Path(api["directory"]), "--session", api["id"])
+    endpoint = Endpoint(opencode.home, window.pid)
+    endpoint.wait_until_it_listens()
+    told = eventually(endpoint.sessions)[api["id"]]
+    assert (told["state"], told["used"], told["shown"]) == ("idle", 0, True)
+    assert told["opened"] > 0
+    window.wait_for_text("Build ·")
+    enter(window, "here I am")
+    eventually(lambda: endpoint.sessions()[api["id"]]["used"])
+    with endpoint.listening() as events:
+        window.press("C-c")
+        eventually(lambda: events.ended)
+    eventually(lambda: not endpoint.socket.exists())
+
+
+# ----------------------------------------------------------------------- what it costs and survives
+
+
+@pytest.fixture
+def alone(opencode_binary: Path, short_home: Path) -> Iterator[Callable[[str], Any]]:
+    """The plugin in OpenCode's own Bun, which does things without OpenCode as it is told."""
+    script = Path(__file__).parent.parent / "plugin" / "alone.mjs"
+    env = {"BUN_BE_BUN": "1", "AGENT_HUB_DIR": str(short_home), "PATH": os.defpath}
+    with subprocess.Popen(  # noqa: S603
+        [opencode_binary, "run", script],
+        env=env,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        stdin, stdout = process.stdin, process.stdout
+
+        def do(task: str) -> Any:
+            stdin.write(task + "\n")
+            stdin.flush()
+            return json.loads(stdout.readline())
+
+        do.pid = process.pid  # type: ignore[attr-defined]
+        yield do
+
+
+def test_neither_a_start_nor_a_call_is_held_up(
+    alone: Callable[[str], Any], short_home: Path
+) -> None:
+    names = {f"ses_{number}": {"agentId": f"agent-{number}"} for number in range(1000)}
+    (short_home / "session_agents.json").write_text(json.dumps(names))
+    assert 0 < alone("start") < 200
+    assert 0 < alone("calls") < 1
+
+
+def test_who_does_not_read_what_it_is_told_is_hung_up_on(
+    alone: Callable[[str], Any], short_home: Path
+) -> None:
+    alone("start")
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.settimeout(PATIENCE)
+        deaf.connect(str(short_home / "run" / f"{alone.pid}.sock"))  # type: ignore[attr-defined]
+        deaf.sendall(b"GET /events HTTP/1.1\r\nhost: endpoint\r\n\r\n")
+        assert deaf.recv(15) == b"HTTP/1.1 200 OK"
+        assert alone("crowd") == "done"
+        received = 0
+        while some := deaf.recv(1 << 16):
+            received += len(some)
+        assert received < 1_000_000
+
+
+def test_what_speaks_no_http_is_hung_up_on(endpoint: Endpoint) -> None:
+    with socket.socket(socket.AF_UNIX) as garbage, socket.socket(socket.AF_UNIX) as silent:
+        silent.connect(str(endpoint.socket))
+        garbage.connect(str(endpoint.socket))
+        garbage.sendall(b"\x00\x01 nonsense\r\n\r\n")
+        assert garbage.recv(1000).startswith(b"HTTP/1.1 400")
+        assert endpoint.hello()["protocol"] == 1
+
+
+def test_opencode_has_nothing_to_complain_of(opencode: OpenCode, endpoint: Endpoint) -> None:
+    endpoint.hello()
+    log = opencode.home / ".local" / "share" / "opencode" / "log" / "opencode.log"
+    lines = log.read_text().splitlines()
+    assert lines
+    assert not [line for line in lines if "plugin" in line and "level=ERROR" in line]
+
+
+def test_it_passes_its_own_tests_in_opencodes_bun_too(opencode_binary: Path) -> None:
+    tests = Path(__file__).parent.parent / "plugin"
+    run = subprocess.run(  # noqa: S603
+        [opencode_binary, "test", tests],
+        env={"BUN_BE_BUN": "1", "PATH": os.defpath},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    assert " 0 fail" in run.stderr
