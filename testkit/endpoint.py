@@ -1,78 +1,134 @@
-"""A stand-in for the endpoint of an OpenCode process (docs/endpoint.md), as far as calls go.
+"""The hub's side of an OpenCode process that is an endpoint (docs/endpoint.md), for tests.
 
-    with Endpoint(run / "4711.sock") as endpoint:
-        endpoint.calls["send_message", "lucky-tiger"] = {"session": "ses_1", …}
+    endpoint = Endpoint(opencode.home, window.pid)
+    with endpoint.listening() as events:
+        endpoint.prompt(session["id"], "hello")
+        events.wait_for("turn", id=session["id"])
 
-Its socket's path must be short: 104 bytes are the most on macOS.
+It is nobody's adapter: it says and shows what goes over the socket, and judges nothing.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
-import socketserver
+import socket
 import threading
-from http.server import BaseHTTPRequestHandler
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
+
+import httpx
+
+from testkit.waiting import PATIENCE, eventually
+
+
+class Events:
+    """What a process tells, in order."""
+
+    def __init__(self) -> None:
+        self._told: list[tuple[str, dict[str, Any]]] = []
+        self._changed = threading.Condition()
+        self.ended = False
+        """Whether the process has hung up."""
+
+    def add(self, event: str, data: dict[str, Any]) -> None:
+        with self._changed:
+            self._told.append((event, data))
+            self._changed.notify_all()
+
+    def of(self, event: str, **expected: Any) -> list[dict[str, Any]]:
+        """All of this kind so far that say what is expected."""
+        with self._changed:
+            return [
+                data
+                for kind, data in self._told
+                if kind == event and expected.items() <= data.items()
+            ]
+
+    def wait_for(self, event: str, *, count: int = 1, **expected: Any) -> dict[str, Any]:
+        """Block until the `count`-th of this kind that says what is expected, and return it."""
+        with self._changed:
+            if self._changed.wait_for(lambda: len(self.of(event, **expected)) >= count, PATIENCE):
+                return self.of(event, **expected)[count - 1]
+            raise AssertionError(f"no {event} {expected} in {PATIENCE} s; told: {self._told}")
+
+    def states(self, session: str) -> list[str]:
+        """Through which states it went."""
+        states: list[str] = []
+        for told in self.of("session", id=session):
+            if told["state"] not in states[-1:]:
+                states.append(told["state"])
+        return states
 
 
 class Endpoint:
-    """Each call can be claimed once, as from the plugin."""
+    """One process, by the hub's directory in its HOME and its id."""
 
-    def __init__(self, path: Path) -> None:
-        self.calls: dict[tuple[str, str], object] = {}
-        self.hello: object = {"protocol": 1, "plugin": 1, "pid": 4711, "sessions": []}
-        self.asked: list[str] = []
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handler = type("Handler", (_Handler,), {"endpoint": self})
-        self._server = _Server(str(path), handler)
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.01}
+    def __init__(self, home: Path, pid: int, directory: str = ".agent-hub") -> None:
+        self.socket = home / directory / "run" / f"{pid}.sock"
+
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """One request, without judging the status."""
+        with self._client() as client:
+            return client.request(method, path, **options)
+
+    def hello(self) -> dict[str, Any]:
+        hello: dict[str, Any] = self.request("GET", "/").raise_for_status().json()
+        return hello
+
+    def sessions(self) -> dict[str, dict[str, Any]]:
+        return {session["id"]: session for session in self.hello()["sessions"]}
+
+    def prompt(self, session: str, text: str, **body: Any) -> httpx.Response:
+        body = {"parts": [{"type": "text", "text": text}], **body}
+        return self.request("POST", f"/sessions/{session}/prompt", json=body)
+
+    def wait_until_it_listens(self) -> None:
+        eventually(self.socket.exists)
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[Events]:
+        """Its events, from `hello` on."""
+        events = Events()
+        with (
+            self._client() as client,
+            client.stream("GET", "/events", timeout=None) as response,
+        ):
+            reading = threading.Thread(target=_read, args=(response, events), daemon=True)
+            reading.start()
+            try:
+                events.wait_for("hello")
+                yield events
+            finally:
+                # Whoever reads a socket does not notice that this side has closed it.
+                connection = response.extensions["network_stream"].get_extra_info("socket")
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+                reading.join(PATIENCE)
+
+    def _client(self) -> httpx.Client:
+        return httpx.Client(
+            transport=httpx.HTTPTransport(uds=str(self.socket)),
+            base_url="http://endpoint",
+            timeout=PATIENCE,
         )
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-    def answer(self, method: str, path: str, body: dict[str, Any]) -> tuple[int, object]:
-        self.asked.append(f"{method} {path}")
-        if (method, path) == ("GET", "/"):
-            return 200, self.hello
-        if (method, path) != ("POST", "/claim"):
-            return 501, {"error": "no such request"}
-        session = self.calls.pop((body["tool"], body["name"]), None)
-        return (404, {"error": "no such call"}) if session is None else (200, session)
+def _read(response: httpx.Response, events: Events) -> None:
+    said: dict[str, str] = {}
+    with contextlib.suppress(httpx.TransportError):
+        for line in response.iter_lines():
+            if line:
+                key, _, value = line.partition(": ")
+                said[key] = value
+            else:
+                if "event" in said:
+                    events.add(said["event"], _object(said["data"]))
+                said = {}
+    events.ended = True
 
 
-class _Server(socketserver.ThreadingUnixStreamServer):
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Who asks may have hung up."""
-
-
-class _Handler(BaseHTTPRequestHandler):
-    endpoint: Endpoint
-    protocol_version = "HTTP/1.1"
-    timeout = 10
-
-    def _answer(self) -> None:
-        size = int(self.headers.get("Content-Length", 0))
-        body = json.loads(self.rfile.read(size)) if size else {}
-        status, answer = self.endpoint.answer(self.command, self.path, body)
-        data = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("do_"):
-            return self._answer
-        raise AttributeError(name)
-
-    def log_message(self, *_: object) -> None:
-        pass
+def _object(text: str) -> dict[str, Any]:
+    value: Mapping[str, Any] = json.loads(text)
+    return dict(value)

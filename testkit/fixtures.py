@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
@@ -49,6 +50,15 @@ def _shared_opencode(
     home = tmp_path_factory.mktemp("home")
     with OpenCode(opencode_binary, home, _shared_model.url) as opencode:
         yield opencode
+
+
+@pytest.fixture(scope="module")
+def short_home() -> Iterator[Path]:
+    """A HOME whose endpoints can listen: a socket's path may have no more than 103 bytes, which a
+    test's own directory exceeds.
+    """
+    with tempfile.TemporaryDirectory(prefix="home-") as home:
+        yield Path(home).resolve()
 
 
 @pytest.fixture

@@ -83,15 +83,17 @@ class OpenCode:
         *,
         settings: Mapping[str, Any] | None = None,
         plugin: bool = False,
+        env: Mapping[str, str] | None = None,
     ) -> None:
         """`settings` are further keys of opencode.json, such as `mcp` or `permission`.
 
-        With the `plugin` each process is an endpoint of the hub in `home`.
+        With the `plugin` each process is an endpoint of the hub in `home`, or where `env` says.
         """
         self._slugs: set[str] = set()
         self.binary = binary
         self.home = home
         self.password = password
+        self._env = dict(env or {})
         self.log = home / "serve.log"
         self._port = port
         self._process: subprocess.Popen[bytes] | None = None
@@ -149,6 +151,7 @@ class OpenCode:
             "OPENCODE_DISABLE_LSP_DOWNLOAD": "1",
             "OPENCODE_DISABLE_MODELS_FETCH": "1",
             "OPENCODE_MODELS_PATH": str(self._catalogue),
+            **self._env,
         }
 
     # --- the process ------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from agenthub_adapters import caller
 from agenthub_adapters.caller import Caller
 from agenthub_core import Session
 from agenthub_core.testing import NOON, ManualClock
-from testkit.endpoint import Endpoint
+from testkit.stub_claims import StubClaims
 
 TIGER = {"session": "ses_1", "slug": "lucky-tiger", "directory": "/projects/api"}
 CALL = ("send_message", "lucky-tiger")
@@ -30,8 +30,8 @@ def run() -> Iterator[Path]:
 
 
 @pytest.fixture
-def endpoint(run: Path) -> Iterator[Endpoint]:
-    with Endpoint(run / "4711.sock") as endpoint:
+def endpoint(run: Path) -> Iterator[StubClaims]:
+    with StubClaims(run / "4711.sock") as endpoint:
         endpoint.calls[CALL] = TIGER
         yield endpoint
 
@@ -41,7 +41,7 @@ def claimed(run: Path, process: str = "4711") -> Session | None:
 
 
 def test_the_session_that_calls_is_the_one_that_its_process_names(
-    run: Path, endpoint: Endpoint
+    run: Path, endpoint: StubClaims
 ) -> None:
     assert claimed(run) == Session(
         id="ses_1", slug="lucky-tiger", directory="/projects/api", created=NOON, updated=NOON
@@ -49,7 +49,7 @@ def test_the_session_that_calls_is_the_one_that_its_process_names(
     assert endpoint.asked == ["GET /", "POST /claim"]
 
 
-def test_a_process_is_asked_once_which_protocol_it_speaks(run: Path, endpoint: Endpoint) -> None:
+def test_a_process_is_asked_once_which_protocol_it_speaks(run: Path, endpoint: StubClaims) -> None:
     calls = Caller(run, {"OPENCODE_PID": "4711"}, clock=ManualClock())
     assert calls.claim(*CALL) is not None
     assert calls.claim(*CALL) is None, "each call can be claimed once"
@@ -59,7 +59,7 @@ def test_a_process_is_asked_once_which_protocol_it_speaks(run: Path, endpoint: E
 
 
 def test_a_process_that_does_not_tell_slug_and_directory_tells_the_session(
-    run: Path, endpoint: Endpoint
+    run: Path, endpoint: StubClaims
 ) -> None:
     endpoint.calls[CALL] = {"session": "ses_1"}
     session = claimed(run)
@@ -69,20 +69,20 @@ def test_a_process_that_does_not_tell_slug_and_directory_tells_the_session(
 
 @pytest.mark.parametrize("process", ["", "4712", "../4711", "-1", "x"])
 def test_without_an_endpoint_of_its_process_nobody_can_tell(
-    run: Path, endpoint: Endpoint, process: str
+    run: Path, endpoint: StubClaims, process: str
 ) -> None:
     assert claimed(run, process) is None
     assert endpoint.asked == []
 
 
-def test_outside_opencode_nobody_can_tell(run: Path, endpoint: Endpoint) -> None:
+def test_outside_opencode_nobody_can_tell(run: Path, endpoint: StubClaims) -> None:
     assert Caller(run, {}, clock=ManualClock()).claim(*CALL) is None
     assert endpoint.asked == []
 
 
 @pytest.mark.parametrize("hello", [{"protocol": 2}, {"protocol": "1"}, {}, [], b"", b"hello"])
 def test_an_endpoint_of_another_protocol_is_left_alone(
-    run: Path, endpoint: Endpoint, hello: object
+    run: Path, endpoint: StubClaims, hello: object
 ) -> None:
     endpoint.hello = hello
     assert claimed(run) is None
@@ -106,7 +106,7 @@ def test_an_endpoint_of_another_protocol_is_left_alone(
         b" " * 2_000_000 + b"{}",
     ],
 )
-def test_an_odd_answer_names_nobody(run: Path, endpoint: Endpoint, odd: object) -> None:
+def test_an_odd_answer_names_nobody(run: Path, endpoint: StubClaims, odd: object) -> None:
     endpoint.calls[CALL] = odd
     assert claimed(run) is None
 
