@@ -9,7 +9,9 @@
 // `agenthub setup` installs this file twice: the copy called window.js is the second half.
 
 const MOST = 1000 // sessions that are told of, calls that can be claimed
-const MOST_BYTES = 1_000_000 // of a request, and of what a listener has not read yet
+const MOST_BYTES = 64_000_000 // of a request: a burst of the longest messages
+const UNREAD = 1_000_000 // bytes that a listener may leave unread
+const PLACING = 2_000 // ms in which a prompt has its place, or it never will
 const LONGEST_PATH = 103 // bytes that a unix socket's path may have on every system
 const AGAIN = 1_000 // ms between two looks for the hub's directory
 const STARTING = 2_000 // ms in which a prompt's turn begins, or it never will
@@ -27,6 +29,7 @@ export const isNote = (id) => /^msg_[0-9a-f]{12}AgTld/.test(id)
 export class Sessions {
   #sessions = new Map() // by id, the one used last at the end
   #parents = new Map() // by the id of a subagent's session
+  #awaited = new Map() // who waits for a prompt to have its place, by its id
   #onScreen // an id, or null; undefined where there is no screen
 
   constructor(tell, now = Date.now, later = (act, ms) => setTimeout(act, ms).unref()) {
@@ -49,6 +52,7 @@ export class Sessions {
 
   /** A prompt goes into a session. The parts of its user's own are not all made up by OpenCode. */
   prompted(id, messageID, parts) {
+    this.#awaited.get(messageID)?.()
     if (this.#parents.has(id)) return
     const session = this.#live(id)
     session.prompts.push(messageID)
@@ -74,8 +78,8 @@ export class Sessions {
   }
 
   #hears = {
-    "session.created": ({ sessionID: id, info }) => this.#created(id, info.parentID),
-    "session.updated": ({ sessionID: id, info }) => info.parentID && this.#subagent(id, info.parentID),
+    "session.created": ({ sessionID: id, info }) => this.#created(id, info),
+    "session.updated": ({ sessionID: id, info }) => this.#updated(id, info),
     "session.deleted": ({ sessionID: id }) => this.#forget(id),
     "session.status": ({ sessionID: id, status }) => (status.type === "idle" ? this.#idle(id) : this.#busy(id)),
     "session.error": ({ sessionID: id, error }) => this.#failed(id, error?.name),
@@ -88,11 +92,24 @@ export class Sessions {
     "question.rejected": (said) => this.#answered(said),
   }
 
-  #created(id, parent) {
-    if (parent) return this.#subagent(id, parent)
-    const session = this.#live(id)
-    session.opened = this.now()
-    this.#changed(session)
+  #created(id, info) {
+    if (!info.parentID) this.#live(id).opened = this.now()
+    this.#updated(id, info)
+  }
+
+  #updated(id, { parentID, agent, model }) {
+    if (parentID) return this.#subagent(id, parentID)
+    const session = this.#sessions.get(id)
+    if (session) this.#changed(Object.assign(session, { agent, model }))
+  }
+
+  /** Until a prompt has its place in the session: one that is handed over before that may overtake it. */
+  placed(messageID) {
+    const placed = new Promise((resolve) => {
+      this.#awaited.set(messageID, resolve)
+      this.later(resolve, PLACING)
+    })
+    return placed.then(() => this.#awaited.delete(messageID))
   }
 
   #subagent(id, parent) {
@@ -175,9 +192,9 @@ export class Sessions {
     return session
   }
 
-  #described({ id, used, opened }) {
+  #described({ id, used, opened, agent, model }) {
     const shown = this.#onScreen === undefined ? null : this.#onScreen === id
-    return { id, state: this.stateOf(id), used, opened, shown }
+    return { id, state: this.stateOf(id), used, opened, shown, agent, model }
   }
 
   #changed(session) {
@@ -259,7 +276,7 @@ function channel(hear) {
   return halves
 }
 
-const refusal = (status, error, more) => [status, { error, ...more }]
+const refusal = (status, error) => [status, { error }]
 const inEvent = (event, object) => `event: ${event}\ndata: ${JSON.stringify(object)}\n\n`
 
 /** What the hub connects to: one for the whole process. */
@@ -323,22 +340,34 @@ class Endpoint {
 
   async #decide(request) {
     if (request.method === "GET" && request.url === "/") return [200, this.#hello()]
-    const [, id] = request.url.match(/^\/sessions\/(\w+)\/prompt$/) ?? []
+    const [, id] = request.url.match(/^\/sessions\/(\w+)\/prompts$/) ?? []
     if (request.method !== "POST" || !(id || request.url === "/claim")) return refusal(501, "no such request")
     let text = "" // what is too much is read all the same, so that the answer is, too
     for await (const chunk of request.setEncoding("utf8")) if (text.length <= MOST_BYTES) text += chunk
-    if (text.length > MOST_BYTES) return refusal(413, "more than a megabyte")
+    if (text.length > MOST_BYTES) return refusal(413, "more than 64 MB")
     const body = objectIn(text)
     if (!body) return refusal(400, "no JSON object")
-    return id ? this.#prompt(id, body) : this.#claim(body)
+    return id ? this.#prompts(id, body) : this.#claim(body)
   }
 
-  async #prompt(id, body) {
+  async #prompts(id, { prompts, before }) {
+    for (const [accepted, prompt] of prompts.entries()) {
+      const refused = await this.#prompt(id, prompt, before)
+      if (refused) return [200, { accepted, refused }]
+    }
+    return [200, { accepted: prompts.length }]
+  }
+
+  /** Why a prompt was refused; nothing if it was accepted. */
+  async #prompt(id, body, before) {
     const state = this.sessions.stateOf(id)
     const unwelcome = state === "waiting" || (body.noReply && state !== "idle")
-    if (unwelcome) return refusal(409, `the session is ${state}`, { state })
+    if (Date.now() > before) return { status: 408, error: "it is too late" }
+    if (unwelcome) return { status: 409, error: `it is ${state}` }
+    const placed = this.sessions.placed(body.messageID)
     const { error, response } = await this.client.session.promptAsync({ path: { id }, body })
-    return error ? refusal(response.status, error.data?.message ?? JSON.stringify(error)) : [204]
+    if (error) return { status: response.status, error: error.data?.message ?? JSON.stringify(error) }
+    await placed
   }
 
   async #claim({ tool, name }) {
@@ -366,7 +395,7 @@ class Endpoint {
 
   #send(text) {
     for (const stream of this.#streams) {
-      if (stream.writableLength < MOST_BYTES) stream.write(text)
+      if (stream.writableLength < UNREAD) stream.write(text)
       else stream.destroy() // its listener does not read
     }
   }
