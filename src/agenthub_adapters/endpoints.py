@@ -15,19 +15,28 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import httpx
-from attrs import field, frozen
+from attrs import define, field, frozen
 from cattrs import BaseValidationError, Converter
 from httpx_sse import EventSource, ServerSentEvent, SSEError
 
-from agenthub_adapters.opencode_api import OWN_PROMPT, Model, Setting, Tokens, Unicode, gone, usage
+from agenthub_adapters.opencode_api import (
+    OWN_PROMPT,
+    Model,
+    Setting,
+    Tokens,
+    Unicode,
+    gone,
+    summed,
+    usage,
+)
 from agenthub_adapters.unix_http import ask, stream
-from agenthub_core import PromptInvalid, RelayError, RelayUnreachable, SessionBusy
+from agenthub_core import Clock, PromptInvalid, RelayError, RelayUnreachable, SessionBusy
 from agenthub_core.hub import Told
 from agenthub_core.protocol import SessionCompacted, SessionFreed, TurnEnded
 
@@ -90,13 +99,33 @@ class _Named:
 
 
 @frozen(kw_only=True)
-class _Turn:
+class _Step:
+    """What a model has done at once; several make a turn."""
+
     id: str
-    began: datetime
-    ended: datetime
-    prompts: list[str]
+    message: str
     tokens: Tokens
-    cost: float
+    cost: float = 0.0
+    parent: str | None = None
+
+
+@define
+class _Turn:
+    """What a session is at."""
+
+    began: datetime
+    steps: dict[str, _Step] = field(factory=dict)
+    """By the message; each may be told again, and better."""
+
+    def ended(self, session_id: str, now: datetime) -> TurnEnded:
+        parents = [step.parent for step in self.steps.values() if step.parent is not None]
+        return TurnEnded(
+            session_id=session_id,
+            began=self.began,
+            ended=now,
+            usage=summed(usage(step.tokens, step.cost) for step in self.steps.values()),
+            caused=bool(parents) and OWN_PROMPT.fullmatch(parents[0]) is not None,
+        )
 
 
 @frozen(kw_only=True)
@@ -112,9 +141,6 @@ class _Taken:
 
 
 _CONVERTER = Converter(use_alias=True)
-_CONVERTER.register_structure_hook(
-    datetime, lambda milliseconds, _: datetime.fromtimestamp(milliseconds / 1000, UTC)
-)
 _CONVERTER.register_structure_hook(bool | None, lambda value, _: value)
 
 
@@ -124,6 +150,7 @@ class Endpoint:
     def __init__(self, path: Path, timeout: timedelta) -> None:
         self.path = path
         self.residents: dict[str, Resident] = {}
+        self.turns: dict[str, _Turn] = {}
         self._timeout = timeout
 
     @property
@@ -174,8 +201,11 @@ class Endpoints:
     request.
     """
 
-    def __init__(self, directory: Path, *, timeout: timedelta = timedelta(seconds=5)) -> None:
+    def __init__(
+        self, directory: Path, *, clock: Clock, timeout: timedelta = timedelta(seconds=5)
+    ) -> None:
         self._directory = directory
+        self._clock = clock
         self._timeout = timeout
         self._lock = threading.Lock()
         self._followers: dict[str, _Follower] = {}
@@ -253,12 +283,20 @@ class Endpoints:
         with self._lock:
             before = endpoint.residents.get(resident.id)
             endpoint.residents[resident.id] = resident
+        self._meter(endpoint, resident)
         if before is None:
             self._hint()
         elif before.state is not resident.state and before.state is not State.IDLE:
             if resident.state is State.IDLE:
                 self._hint()  # what its turn has cost, and when
             self._tell(SessionFreed(session_id=resident.id))
+
+    def _meter(self, endpoint: Endpoint, resident: Resident) -> None:
+        now = self._clock.now()
+        if resident.state is not State.IDLE:
+            endpoint.turns.setdefault(resident.id, _Turn(now))
+        elif (turn := endpoint.turns.pop(resident.id, None)) is not None and turn.steps:
+            self._tell(turn.ended(resident.id, now))
 
     def removed(self, endpoint: Endpoint, session_id: str) -> None:
         with self._lock:
@@ -279,7 +317,7 @@ class Endpoints:
 
     def done(self, follower: _Follower, endpoint: Endpoint | None) -> None:
         """Its socket is gone, or nobody will ever listen there; its turns have ended with it."""
-        now = datetime.now(UTC)
+        now = self._clock.now()
         residents = [] if endpoint is None else list(endpoint.residents.values())
         lost = [each.id for each in residents if each.state is not State.IDLE]
         with self._lock:
@@ -372,8 +410,10 @@ class _Follower:
                 case "compacted":
                     named = _CONVERTER.structure(said, _Named)
                     self._endpoints.tell(SessionCompacted(session_id=named.id))
-                case "turn":
-                    self._endpoints.tell(_ended(_CONVERTER.structure(said, _Turn)))
+                case "step":
+                    step = _CONVERTER.structure(said, _Step)
+                    if (turn := endpoint.turns.get(step.id)) is not None:
+                        turn.steps[step.message] = step
                 case _:  # of a later plugin
                     pass
         except (BaseValidationError, ValueError, TypeError) as error:
@@ -417,16 +457,6 @@ def _lives(process: str) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _ended(turn: _Turn) -> TurnEnded:
-    return TurnEnded(
-        session_id=turn.id,
-        began=turn.began,
-        ended=turn.ended,
-        usage=usage(turn.tokens, turn.cost),
-        caused=bool(turn.prompts) and OWN_PROMPT.fullmatch(turn.prompts[0]) is not None,
-    )
 
 
 def _error(session_id: str, refusal: _Refusal) -> RelayError:

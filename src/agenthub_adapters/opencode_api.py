@@ -12,7 +12,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NewType, TypeVar, get_origin
 from urllib.parse import urlencode
@@ -404,6 +404,17 @@ def usage(tokens: Tokens, cost: float) -> Usage:
         cache_read=tokens.cache.read,
         cache_write=tokens.cache.write,
         cost=cost,
+    )
+
+
+def summed(usages: Iterable[Usage]) -> Usage:
+    every = [*usages]
+    return Usage(
+        input=sum(each.input for each in every),
+        output=sum(each.output for each in every),
+        cache_read=sum(each.cache_read for each in every),
+        cache_write=sum(each.cache_write for each in every),
+        cost=sum(each.cost for each in every),
     )
 
 

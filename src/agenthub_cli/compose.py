@@ -232,7 +232,7 @@ def run_daemon(settings: Settings, *, fresh: bool = False) -> None:
                 return
             _log.info("OpenCode is at %s%s", found.url, ", started by the hub" * bool(found.pid))
             run, timeout = settings.directory / "run", settings.injection_timeout
-            endpoints = Endpoints(run, timeout=timeout)
+            endpoints = Endpoints(run, clock=clock, timeout=timeout)
             relay = OpenCodeRelay(
                 found.url, clock=clock, password=found.password, timeout=timeout, owners=endpoints
             )

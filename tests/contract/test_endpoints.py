@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from agenthub_adapters.clock import SystemClock
 from agenthub_adapters.endpoints import Endpoints
 from agenthub_adapters.watcher import Watcher
 from agenthub_core import PromptInvalid, RelayUnreachable, SessionBusy, SessionUnknown, Usage
@@ -51,7 +52,8 @@ class Heard:
     def __init__(self, run: Path, timeout: timedelta = timedelta(seconds=5)) -> None:
         self.hints = 0
         self.told: list[Told] = []
-        self.endpoints = Endpoints(run, timeout=timeout)
+        self.clock = SystemClock()
+        self.endpoints = Endpoints(run, clock=self.clock, timeout=timeout)
         self._run = run
 
     @contextlib.contextmanager
@@ -132,27 +134,49 @@ def test_it_is_told_when_a_session_takes_prompts_again(run: Path, own: Path, sta
         eventually(lambda: heard.told == [SessionFreed(session_id="ses_a")])
 
 
-def test_a_turn_and_what_caused_it_is_told(run: Path, own: Path) -> None:
-    heard = Heard(run)
+def step(message: str, parent: str | None, cost: float) -> Mapping[str, Any]:
     tokens = {"input": 1, "output": 2, "reasoning": 3, "cache": {"read": 4, "write": 5}}
-    turn = {"id": "ses_a", "began": 1000, "ended": 3500, "tokens": tokens, "cost": 0.5}
+    return {"id": "ses_a", "message": message, "parent": parent, "tokens": tokens, "cost": cost}
+
+
+@pytest.mark.parametrize(
+    ("parents", "caused"),
+    [
+        (["msg_0123456789abAgHubx", "msg_of_its_user"], True),
+        ([None, "msg_0123456789abAgHubx"], True),
+        (["msg_of_its_user", "msg_0123456789abAgHubx"], False),
+        ([None, None], False),
+    ],
+)
+def test_a_turn_is_told_with_what_it_took_and_what_caused_it(
+    run: Path, own: Path, parents: list[str | None], caused: bool
+) -> None:
+    heard = Heard(run)
+    first, last = parents
     with StubEndpoint(own) as stub, heard.listening():
-        for prompts in (["msg_0123456789abAgHubx", "msg_other"], ["msg_other"], []):
-            stub.tell("turn", {**turn, "prompts": prompts, "error": None})
-        eventually(lambda: len(heard.told) == 3)
-    ended = TurnEnded(
-        session_id="ses_a",
-        began=datetime.fromtimestamp(1, UTC),
-        ended=datetime.fromtimestamp(3.5, UTC),
-        usage=Usage(input=1, output=5, cache_read=4, cache_write=5, cost=0.5),
-        caused=True,
-    )
-    assert heard.told[0] == ended
-    assert [turn.caused for turn in heard.told if isinstance(turn, TurnEnded)] == [
-        True,
-        False,
-        False,
-    ]
+        began = heard.clock.now()
+        stub.tell("session", session(state="busy"))
+        stub.tell("step", step("msg_1", first, 7.0))
+        stub.tell("session", session(state="waiting"))
+        stub.tell("step", step("msg_1", first, 0.5))  # told again, and better
+        stub.tell("step", step("msg_2", last, 0.25))
+        stub.tell("session", session())
+        eventually(lambda: [each for each in heard.told if isinstance(each, TurnEnded)])
+    (ended,) = (each for each in heard.told if isinstance(each, TurnEnded))
+    assert ended.usage == Usage(input=2, output=10, cache_read=8, cache_write=10, cost=0.75)
+    assert (ended.session_id, ended.caused) == ("ses_a", caused)
+    assert began <= ended.began <= ended.ended <= heard.clock.now()
+
+
+def test_who_was_busy_without_a_model_has_had_no_turn(run: Path, own: Path) -> None:
+    heard = Heard(run)
+    with StubEndpoint(own) as stub, heard.listening():
+        stub.tell("session", session(state="busy"))
+        stub.tell("session", session())
+        stub.tell("step", step("msg_late", None, 1.0))  # nobody is at it any more
+        stub.tell("compacted", {"id": "ses_a"})
+        eventually(lambda: SessionCompacted(session_id="ses_a") in heard.told)
+    assert not [each for each in heard.told if isinstance(each, TurnEnded)]
 
 
 def test_a_compaction_is_told(run: Path, own: Path) -> None:
@@ -237,7 +261,7 @@ def test_a_plugin_of_another_protocol_is_left_alone_and_told_of(
         "event: session\ndata: {\n\n",
         "event: session\ndata: []\n\n",
         'event: session\ndata: {"id": "ses_a", "state": "asleep"}\n\n',
-        "event: turn\ndata: {}\n\n",
+        "event: step\ndata: {}\n\n",
         "event: news\ndata: 1\n\n",
         "\x00\n\n",
     ],

@@ -12,11 +12,11 @@ import re
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from attrs import field, frozen
 
 from testkit.daemon import Daemon
 from testkit.opencode import OpenCode, make_project, said
@@ -26,21 +26,82 @@ from testkit.scripted_model import (
     ScriptedModel,
     Text,
     ToolCall,
-    in_session,
+    conversation,
     last_user,
 )
 from testkit.waiting import eventually
 from testkit.window import Window
 
 BURST = 100
-TRIES = int(os.environ.get("AGENTHUB_TRIES", "8"))
+TRIES = int(os.environ.get("AGENTHUB_TRIES", "5"))
 """How often a busy window is written to; 50 were seen to go well."""
-WINDOWS = int(os.environ.get("AGENTHUB_WINDOWS", "3"))
+WINDOWS = int(os.environ.get("AGENTHUB_WINDOWS", "2"))
 """How many are open at once; 20 were seen to go well, and want 15 GB."""
 
-HUB_TOOLS = {
-    "agent-hub": {"type": "local", "command": [sys.executable, "-m", "agenthub_cli", "mcp"]}
+COMMAND = [sys.executable, "-m", "agenthub_cli", "mcp"]
+SETTINGS = {
+    "mcp": {"agent-hub": {"type": "local", "command": COMMAND}},
+    "permission": {"bash": "allow"},
 }
+
+
+@frozen(kw_only=True)
+class Agent:
+    """A window whose session is an agent."""
+
+    window: Window
+    session_id: str
+    name: str
+
+    def says(self, text: str) -> None:
+        """Its user does."""
+        self.window.type(text)
+        eventually(lambda: text in self.window.screen())
+        self.window.press("Enter")
+
+
+@frozen(kw_only=True)
+class Place:
+    """A machine with OpenCode, a hub, and windows that close with the test."""
+
+    home: Path
+    opencode: OpenCode
+    model: ScriptedModel
+    hub: Daemon
+    _stack: contextlib.ExitStack = field(alias="stack")
+
+    def project(self) -> Path:
+        return make_project(Path(tempfile.mkdtemp(dir=self.home, prefix="p")) / "p")
+
+    def window(self, directory: Path | None = None, *arguments: str) -> Window:
+        return self._stack.enter_context(
+            Window(self.opencode, directory or self.project(), *arguments)
+        )
+
+    def agent(self, hub: Daemon | None = None) -> Agent:
+        """One who was told who it is, and whose window is idle by then."""
+        hub = hub or self.hub
+        window = self.window()
+        window.wait_for_text("Ask anything")
+        window.type("hello")
+        window.press("Enter")
+        session_id = window.session()["id"]
+        name = hub.wait_for("agent.registered", session=session_id)["agent"]
+        hub.wait_for("agent.oriented", agent=name)
+        return Agent(window=window, session_id=session_id, name=name)
+
+    def write(self, message: str, agent: Agent, content: str) -> None:
+        self.hub.send(message, sender="writer", to=agent.name, content=content)
+
+    def texts(self, agent: Agent, pattern: str) -> list[str]:
+        """What was said in a session that fits, by whomever, in order."""
+        messages = self.opencode.messages(agent.session_id)
+        found = (re.search(pattern, said(message)) for message in messages)
+        return [match.group() for match in found if match]
+
+    def times_held(self, agent: Agent, content: str) -> int:
+        messages = self.opencode.messages(agent.session_id)
+        return sum(each["info"]["role"] == "user" and content in said(each) for each in messages)
 
 
 @pytest.fixture(scope="module")
@@ -56,441 +117,295 @@ def model() -> Iterator[ScriptedModel]:
 
 
 @pytest.fixture(scope="module")
-def server(opencode_binary: Path, home: Path, model: ScriptedModel) -> Iterator[OpenCode]:
-    settings = {"mcp": HUB_TOOLS, "permission": {"bash": "allow"}}
-    opencode = OpenCode(opencode_binary, home, model.url, settings=settings, plugin=True)
-    with opencode:
+def opencode(opencode_binary: Path, home: Path, model: ScriptedModel) -> Iterator[OpenCode]:
+    with OpenCode(opencode_binary, home, model.url, settings=SETTINGS, plugin=True) as opencode:
         yield opencode
 
 
 @pytest.fixture
-def opencode(server: OpenCode, model: ScriptedModel) -> Iterator[OpenCode]:
-    """The server that the hub uses, beside the windows."""
-    yield server
+def env(opencode: OpenCode) -> dict[str, str]:
+    return opencode.env | {"OPENCODE_PORT": str(opencode.port)}
+
+
+@pytest.fixture
+def place(
+    home: Path, opencode: OpenCode, model: ScriptedModel, env: dict[str, str], tmux: None
+) -> Iterator[Place]:
+    del tmux
+    with Daemon(env) as hub, contextlib.ExitStack() as stack:
+        yield Place(home=home, opencode=opencode, model=model, hub=hub, stack=stack)
     model.reset()
 
 
-@pytest.fixture
-def hub(opencode: OpenCode) -> Iterator[Daemon]:
-    with Daemon(opencode.env | {"OPENCODE_PORT": str(opencode.port)}) as hub:
-        yield hub
+# ------------------------------------------------------------------------------ what is shown
 
 
-@pytest.fixture
-def directory(home: Path) -> Iterator[Callable[[], Path]]:
-    """A new project each time."""
-    count = len([*home.glob("p*")])
+def test_a_message_shows_in_the_window_as_it_arrives_and_a_draft_is_kept(place: Place) -> None:
+    agent = place.agent()
+    agent.window.type("half a thought")
+    agent.window.wait_for_text("half a thought")
 
-    def make() -> Path:
-        nonlocal count
-        count += 1
-        return make_project(home / f"p{count}")
+    place.write("shown", agent, "Look at me.")
 
-    yield make
-
-
-def open_at(window: Window, hub: Daemon) -> dict[str, Any]:
-    """The window's session, once it is an agent that was told so, and its window idle."""
-    window.wait_for_text("Ask anything")
-    say(window, "hello")
-    session = window.session()
-    hub.wait_for(
-        "agent.oriented", agent=hub.wait_for("agent.registered", session=session["id"])["agent"]
-    )
-    return session
-
-
-def say(window: Window, text: str) -> None:
-    window.type(text)
-    eventually(lambda: text in window.screen())
-    window.press("Enter")
-
-
-def name_of(hub: Daemon, session: dict[str, Any]) -> str:
-    return str(hub.wait_for("agent.registered", session=session["id"])["agent"])
-
-
-def texts(opencode: OpenCode, session_id: str, pattern: str = ".") -> list[str]:
-    """What was said in a session that fits, by whomever, in order."""
-    found = (re.search(pattern, said(message)) for message in opencode.messages(session_id))
-    return [match.group() for match in found if match]
-
-
-def held_once(opencode: OpenCode, session_id: str, content: str) -> bool:
-    """Whether the session holds the message, and no second time."""
-    users = [each for each in opencode.messages(session_id) if each["info"]["role"] == "user"]
-    return sum(content in said(each) for each in users) == 1
-
-
-def endpoints(hub: Daemon) -> list[Path]:
-    return [*(hub.directory / "run").glob("*.sock")]
-
-
-# ----------------------------------------------------------------------------- what is shown
-
-
-def test_a_message_shows_in_the_window_as_it_arrives_and_a_draft_is_kept(
-    opencode: OpenCode, hub: Daemon, directory: Callable[[], Path], tmux: None
-) -> None:
-    del tmux
-    with Window(opencode, directory()) as window:
-        session = open_at(window, hub)
-        window.type("half a thought")
-        window.wait_for_text("half a thought")
-
-        hub.send("shown", sender="writer", to=name_of(hub, session), content="Look at me.")
-
-        window.wait_for_text("Look at me.")
-        hub.outcome("shown")
-        assert "half a thought" in window.screen()
-        window.press("Enter")
-        eventually(lambda: texts(opencode, session["id"], "half a thought"))
+    agent.window.wait_for_text("Look at me.")
+    place.hub.outcome("shown")
+    assert "half a thought" in agent.window.screen()
+    agent.window.press("Enter")
+    eventually(lambda: place.texts(agent, "half a thought"))
 
 
 def test_a_burst_arrives_whole_once_and_in_order(
-    opencode: OpenCode, hub: Daemon, directory: Callable[[], Path], tmux: None
+    place: Place, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    del tmux
-    with Window(opencode, directory()) as window:
-        session = open_at(window, hub)
-        name = name_of(hub, session)
-        began = time.monotonic()
-        for number in range(BURST):
-            hub.send(f"burst-{number:03}", sender="writer", to=name, content=f"burst {number:03}")
-        hub.wait_for("message.delivered", count=BURST)
-        print(f"{BURST / (time.monotonic() - began):.0f} a second")  # pytest -s shows it
-        expected = [f"burst {number:03}" for number in range(BURST)]
-        assert texts(opencode, session["id"], r"burst \d+") == expected
+    agent = place.agent()
+    began = time.monotonic()
+    for number in range(BURST):
+        place.write(f"burst-{number:03}", agent, f"burst {number:03}")
+    place.hub.wait_for("message.delivered", count=BURST)
+    with capsys.disabled():
+        print(f" {BURST / (time.monotonic() - began):.0f} messages a second ", end="")
+    assert place.texts(agent, r"burst \d+") == [f"burst {number:03}" for number in range(BURST)]
 
 
-def test_after_new_a_message_still_reaches_its_agent_and_the_window_says_so(
-    opencode: OpenCode, hub: Daemon, directory: Callable[[], Path], tmux: None
-) -> None:
-    del tmux
-    with Window(opencode, directory()) as window:
-        session = open_at(window, hub)
-        say(window, "/new")
-        window.wait_for_text("Ask anything")
+def test_after_new_a_message_still_reaches_its_agent_and_the_window_says_so(place: Place) -> None:
+    agent = place.agent()
+    agent.says("/new")
+    agent.window.wait_for_text("Ask anything")
 
-        hub.send("behind", sender="writer", to=name_of(hub, session), content="Behind the scenes.")
+    place.write("behind", agent, "Behind the scenes.")
 
-        window.wait_for_text("A message came to")
-        hub.outcome("behind")
-        assert held_once(opencode, session["id"], "Behind the scenes.")
-        assert "Behind the scenes." not in window.screen()
+    agent.window.wait_for_text("A message came to")
+    place.hub.outcome("behind")
+    assert place.times_held(agent, "Behind the scenes.") == 1
+    assert "Behind the scenes." not in agent.window.screen()
 
 
-def test_a_busy_window_goes_on_with_its_turn_and_answers_the_message_next(
-    opencode: OpenCode,
-    hub: Daemon,
-    model: ScriptedModel,
-    directory: Callable[[], Path],
-    tmux: None,
-) -> None:
-    del tmux
-    busy = [ToolCall("bash", command="sleep 0.3", description="wait"), Text("the work is done")]
-    with Window(opencode, directory()) as window:
-        session = open_at(window, hub)
-        name = name_of(hub, session)
-        for number in range(TRIES):
-            model.add(Rule(last_user(f"work {number}"), busy))
-            model.add(Rule(last_user(f"news {number}"), Text(f"heard {number}")))
-            say(window, f"work {number}")
-            model.wait_for(last_user(f"work {number}"))
+def test_a_busy_window_goes_on_with_its_turn_and_answers_the_message_next(place: Place) -> None:
+    agent = place.agent()
+    for number in range(TRIES):
+        work = ToolCall("bash", command=f"sleep 0.3; echo worked {number}", description="work")
+        place.model.add(
+            Rule(last_user(f"work {number}"), [work, Text(f"did {number}")]),
+            Rule(last_user(f"news {number}"), Text(f"heard {number}")),
+        )
+        agent.says(f"work {number}")
+        place.model.wait_for(last_user(f"work {number}"))
 
-            hub.send(f"n{number}", sender="writer", to=name, content=f"news {number}")
+        place.write(f"n{number}", agent, f"news {number}")
 
-            hub.outcome(f"n{number}")
-            eventually(lambda n=number: texts(opencode, session["id"], f"heard {n}"))
-        said_there = texts(opencode, session["id"], r"work \d+|the work is done|news \d+|heard \d+")
-        for number in range(TRIES):
-            assert said_there[4 * number : 4 * number + 4] in (
-                [f"work {number}", "the work is done", f"news {number}", f"heard {number}"],
-                [f"work {number}", f"news {number}", "the work is done", f"heard {number}"],
-            )
-        assert hub.said("turn.resumed") == []
+        place.hub.outcome(f"n{number}")
+        # its tool has come to its end, and the model reads both
+        place.model.wait_for(last_user(f"news {number}") & conversation(f"worked {number}"))
+        place.opencode.wait_for_idle(agent.session_id)
+    heard = place.texts(agent, r"heard \d+")
+    assert heard == [f"heard {number}" for number in range(TRIES)]
+    assert place.hub.said("turn.resumed") == []
 
 
 # ------------------------------------------------------------------------------------ manners
 
 
-def test_while_a_session_asks_its_user_messages_wait_and_come_right_after(
-    opencode: OpenCode,
-    hub: Daemon,
-    model: ScriptedModel,
-    directory: Callable[[], Path],
-    tmux: None,
-) -> None:
-    del tmux
-    question = {
-        "question": "Which one?",
-        "header": "Choice",
-        "options": [{"label": "left", "description": "L"}, {"label": "right", "description": "R"}],
-    }
-    model.add(
-        Rule(last_user("choose"), [ToolCall("question", questions=[question]), Text("chosen")])
-    )
-    with Window(opencode, directory()) as window:
-        session = open_at(window, hub)
-        say(window, "choose")
-        window.wait_for_text("Which one?")
+def test_while_a_session_asks_its_user_messages_wait_and_come_right_after(place: Place) -> None:
+    options = [{"label": "left", "description": "L"}, {"label": "right", "description": "R"}]
+    question = {"question": "Which one?", "header": "Choice", "options": options}
+    asks = ToolCall("question", questions=[question])
+    place.model.add(Rule(last_user("choose"), [asks, Text("chosen")]))
+    agent = place.agent()
+    agent.says("choose")
+    agent.window.wait_for_text("Which one?")
 
-        hub.send("later", sender="writer", to=name_of(hub, session), content="Not in between.")
-        trouble = hub.wait_for("session.trouble")
+    place.write("later", agent, "Not in between.")
 
-        assert "waiting" in trouble["text"]
-        assert not texts(opencode, session["id"], "Not in between")
-        assert "Not in between." not in window.screen()
-        window.press("Enter")
-        window.wait_for_text("Not in between.")
-        hub.outcome("later")
-        assert held_once(opencode, session["id"], "Not in between.")
+    assert "waiting" in place.hub.wait_for("session.trouble")["text"]
+    assert place.times_held(agent, "Not in between.") == 0
+    assert "Not in between." not in agent.window.screen()
+    agent.window.press("Enter")
+    agent.window.wait_for_text("Not in between.")
+    place.hub.outcome("later")
+    assert place.times_held(agent, "Not in between.") == 1
 
 
-def test_esc_neither_loses_nor_repeats_a_queued_message(
-    opencode: OpenCode,
-    hub: Daemon,
-    model: ScriptedModel,
-    directory: Callable[[], Path],
-    tmux: None,
-) -> None:
-    del tmux
+def test_esc_neither_loses_nor_repeats_a_queued_message(place: Place) -> None:
     held = Held(Text("too late"))
-    model.add(
+    place.model.add(
         Rule(last_user("long work"), held, times=1),
         Rule(last_user("Are you there"), Text("I am here")),
     )
-    with Window(opencode, directory()) as window:
-        session = open_at(window, hub)
-        say(window, "long work")
-        model.wait_for(last_user("long work"))
-        hub.send("queued", sender="writer", to=name_of(hub, session), content="Are you there?")
-        hub.outcome("queued")
-        window.wait_for_text("QUEUED")
+    agent = place.agent()
+    agent.says("long work")
+    place.model.wait_for(last_user("long work"))
+    place.write("queued", agent, "Are you there?")
+    place.hub.outcome("queued")
+    agent.window.wait_for_text("QUEUED")
 
-        window.press("Escape")
-        window.press("Escape")
-        held.release()
+    agent.window.press("Escape")
+    agent.window.press("Escape")
+    held.release()
 
-        eventually(lambda: texts(opencode, session["id"], "I am here"))
-        assert held_once(opencode, session["id"], "Are you there?")
-        opencode.wait_for_idle(session["id"])
-        assert texts(opencode, session["id"], "I am here") == ["I am here"]
+    agent.window.wait_for_text("I am here")
+    place.opencode.wait_for_idle(agent.session_id)
+    assert place.times_held(agent, "Are you there?") == 1
+    assert place.texts(agent, "I am here") == ["I am here"]
 
 
-def test_after_a_compaction_the_agent_is_told_again_who_it_is(
-    opencode: OpenCode, hub: Daemon, directory: Callable[[], Path], tmux: None
-) -> None:
-    del tmux
-    with Window(opencode, directory()) as window:
-        session = open_at(window, hub)
-        name = name_of(hub, session)
-        say(window, "/compact")
-        hub.wait_for("agent.oriented", agent=name, count=2)
-        told = texts(opencode, session["id"], f'known to the other agents.*\n.*"{name}"')
-        assert len(told) == 2
+def test_after_a_compaction_the_agent_is_told_again_who_it_is(place: Place) -> None:
+    agent = place.agent()
+    agent.says("/compact")
+    place.hub.wait_for("agent.oriented", agent=agent.name, count=2)
+    assert len(place.texts(agent, f'known to the other agents.*\n.*"{agent.name}"')) == 2
 
 
 # ------------------------------------------------------------------------------------- owners
 
 
-@pytest.mark.parametrize("when", ["idle", "busy"])
-def test_a_message_for_a_window_that_was_killed_arrives_once(
-    when: str,
-    opencode: OpenCode,
-    hub: Daemon,
-    model: ScriptedModel,
-    directory: Callable[[], Path],
-    tmux: None,
-) -> None:
-    del tmux
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_message_for_a_window_that_was_killed_arrives_once(place: Place, busy: bool) -> None:
     held = Held(Text("nobody reads this"))
-    model.add(Rule(last_user("work until"), held, times=1))
-    with Window(opencode, directory()) as window:
-        session = open_at(window, hub)
-        if when == "busy":
-            say(window, "work until you are killed")
-            model.wait_for(last_user("work until"))
-        window.kill()
+    place.model.add(Rule(last_user("work until"), held, times=1))
+    agent = place.agent()
+    if busy:
+        agent.says("work until you are killed")
+        place.model.wait_for(last_user("work until"))
+    agent.window.kill()
     held.release()
 
-    hub.send("after", sender="writer", to=name_of(hub, session), content="After the end.")
+    place.write("after", agent, "After the end.")
 
-    assert hub.outcome("after")["agenthub"]["outcome"] == "delivered"
-    opencode.wait_for_idle(session["id"])
-    assert held_once(opencode, session["id"], "After the end.")
-    assert len(endpoints(hub)) == 1  # the server's own: the other was swept
+    assert place.hub.outcome("after")["agenthub"]["outcome"] == "delivered"
+    place.opencode.wait_for_idle(agent.session_id)
+    assert place.times_held(agent, "After the end.") == 1
+    socket = place.hub.directory / "run" / f"{agent.window.pid}.sock"
+    eventually(lambda: not socket.exists())
 
 
-def test_a_window_that_is_killed_with_a_message_in_its_hands_loses_none(
-    opencode: OpenCode,
-    hub: Daemon,
-    model: ScriptedModel,
-    directory: Callable[[], Path],
-    tmux: None,
-) -> None:
-    del tmux
+def test_a_window_that_is_killed_with_a_message_in_its_hands_loses_none(place: Place) -> None:
     held = Held(Text("nobody reads this"))
-    with Window(opencode, directory()) as window:
-        session = open_at(window, hub)
-        model.add(Rule(last_user("Take this"), held, times=1))
-        hub.send("taken", sender="writer", to=name_of(hub, session), content="Take this.")
-        hub.outcome("taken")
-        model.wait_for(last_user("Take this"))
-        window.kill()
+    agent = place.agent()
+    place.model.add(Rule(last_user("Take this"), held, times=1))
+    place.write("taken", agent, "Take this.")
+    place.hub.outcome("taken")
+    place.model.wait_for(last_user("Take this"))
+
+    agent.window.kill()
     held.release()
-    hub.wait_for("turn.resumed")
-    opencode.wait_for_idle(session["id"])
-    assert held_once(opencode, session["id"], "Take this.")
+
+    place.hub.wait_for("turn.resumed")
+    place.opencode.wait_for_idle(agent.session_id)
+    assert place.times_held(agent, "Take this.") == 1
 
 
-def test_a_session_in_two_windows_belongs_to_the_one_that_used_it_last(
-    opencode: OpenCode, hub: Daemon, directory: Callable[[], Path], tmux: None
-) -> None:
-    del tmux
-    project = directory()
-    with Window(opencode, project) as first:
-        session = open_at(first, hub)
-        name = name_of(hub, session)
-        with Window(opencode, project, "--session", session["id"]) as second:
-            second.wait_for_text("hello")
-            say(second, "I am here now")
-            opencode.wait_for_idle(session["id"])
-            hub.send("two", sender="writer", to=name, content="To the second.")
-            second.wait_for_text("To the second.")
-            opencode.wait_for_idle(session["id"])
+def test_a_session_in_two_windows_belongs_to_the_one_that_used_it_last(place: Place) -> None:
+    first = place.agent()
+    second = place.window(first.window.directory, "--session", first.session_id)
+    second.wait_for_text("hello")
+    second.type("I am here now")
+    second.press("Enter")
+    eventually(lambda: place.texts(first, "I am here now"))
+    place.opencode.wait_for_idle(first.session_id)
+    place.write("two", first, "To the second.")
+    second.wait_for_text("To the second.")
+    place.opencode.wait_for_idle(first.session_id)
 
-            say(first, "and now I am here")
-            opencode.wait_for_idle(session["id"])
-            hub.send("one", sender="writer", to=name, content="To the first.")
-            first.wait_for_text("To the first.")
-            assert "To the first." not in second.screen()
-        hub.send("left", sender="writer", to=name, content="Still here.")
-        first.wait_for_text("Still here.")
+    first.says("and now I am here")
+    eventually(lambda: place.texts(first, "and now I am here"))
+    place.opencode.wait_for_idle(first.session_id)
+    place.write("one", first, "To the first.")
+    first.window.wait_for_text("To the first.")
+    assert "To the first." not in second.screen()
+
+    second.close()
+    place.write("left", first, "Still here.")
+    first.window.wait_for_text("Still here.")
     for content in ("To the second.", "To the first.", "Still here."):
-        assert held_once(opencode, session["id"], content)
+        assert place.times_held(first, content) == 1
 
 
-def test_a_window_that_is_closed_hands_its_session_to_the_server(
-    opencode: OpenCode, hub: Daemon, directory: Callable[[], Path], tmux: None
+def test_a_window_that_is_closed_hands_its_session_to_the_server(place: Place) -> None:
+    agent = place.agent()
+    socket = place.hub.directory / "run" / f"{agent.window.pid}.sock"
+    assert socket.exists()
+    agent.says("/exit")
+    eventually(lambda: not socket.exists())
+
+    place.write("on", agent, "Go on without it.")
+
+    place.hub.outcome("on")
+    place.opencode.wait_for_idle(agent.session_id)
+    assert place.times_held(agent, "Go on without it.") == 1
+
+
+def test_many_windows_show_each_its_own_messages_also_after_the_hub_was_restarted(
+    place: Place, env: dict[str, str]
 ) -> None:
-    del tmux
-    with Window(opencode, directory()) as window:
-        session = open_at(window, hub)
-        socket = next(path for path in endpoints(hub) if path.stem == str(window.pid))
-        window.press("C-c")
-        eventually(lambda: not socket.exists())
-    hub.send("on", sender="writer", to=name_of(hub, session), content="Go on without it.")
-    hub.outcome("on")
-    opencode.wait_for_idle(session["id"])
-    assert held_once(opencode, session["id"], "Go on without it.")
+    agents = [place.agent() for _ in range(WINDOWS)]
+    for agent in agents:
+        place.write(f"a-{agent.name}", agent, f"first for {agent.name}")
+    for agent in agents:
+        agent.window.wait_for_text(f"first for {agent.name}")
+        place.opencode.wait_for_idle(agent.session_id)
+    place.hub.stop()
 
-
-def test_every_one_of_many_windows_shows_its_own_messages_also_after_the_hub_was_restarted(
-    opencode: OpenCode, directory: Callable[[], Path], tmux: None
-) -> None:
-    del tmux
-    env = opencode.env | {"OPENCODE_PORT": str(opencode.port)}
-    with contextlib.ExitStack() as stack:
-        with Daemon(env) as hub:
-            windows = {}
-            for _ in range(WINDOWS):
-                window = stack.enter_context(Window(opencode, directory()))
-                windows[name_of(hub, open_at(window, hub))] = window
-            for name, window in windows.items():
-                hub.send(f"a-{name}", sender="writer", to=name, content=f"first for {name}")
-            for name, window in windows.items():
-                window.wait_for_text(f"first for {name}")
-            for name in windows:
-                opencode.wait_for_idle(hub.wait_for("agent.registered", agent=name)["session"])
-            hub.stop()
-        with Daemon(env) as again:
-            for name in windows:
-                again.send(f"b-{name}", sender="writer", to=name, content=f"second for {name}")
-            for name, window in windows.items():
-                window.wait_for_text(f"second for {name}")
-                again.outcome(f"b-{name}")
-            assert again.said("agent.oriented") == []
-            assert {line["to"] for line in again.said("message.delivered")} == set(windows)
+    with Daemon(env) as again:
+        for agent in agents:
+            content = f"second for {agent.name}"
+            again.send(f"b-{agent.name}", sender="writer", to=agent.name, content=content)
+        for agent in agents:
+            agent.window.wait_for_text(f"second for {agent.name}")
+            again.outcome(f"b-{agent.name}")
+        assert again.said("agent.oriented") == []
+    for agent in agents:
+        assert place.texts(agent, r"(first|second) for [a-z-]+") == [
+            f"first for {agent.name}",
+            f"second for {agent.name}",
+        ]
 
 
 # ----------------------------------------------------------------------------------- identity
 
 
-def test_a_model_that_forges_its_name_writes_under_its_own(
-    opencode: OpenCode,
-    hub: Daemon,
-    model: ScriptedModel,
-    directory: Callable[[], Path],
-    tmux: None,
-) -> None:
-    del tmux
-    with Window(opencode, directory()) as window, Window(opencode, directory()) as other:
-        session = open_at(window, hub)
-        reader = open_at(other, hub)
-        forged = {"from": name_of(hub, reader), "to": "human", "type": "context"}
-        model.add(
-            Rule(
-                last_user("pretend"),
-                [
-                    ToolCall("agent-hub_send_message", **forged, content="I am somebody else."),
-                    Text("ok"),
-                ],
-            ),
-            Rule(
-                last_user("write to the other"),
-                [
-                    ToolCall(
-                        "agent-hub_send_message",
-                        **{"from": "nobody", "to": name_of(hub, reader), "type": "context"},
-                        content="It is me.",
-                    ),
-                    Text("ok"),
-                ],
-            ),
-        )
-        say(window, "pretend to be somebody else")
-        line = hub.wait_for("message.delivered", to="human")
-        assert line["from"] == name_of(hub, session)
-
-        say(window, "write to the other window")
-        other.wait_for_text("It is me.")
-        shown = other.screen()
-        assert f'agent "{name_of(hub, session)}" wrote to you' in shown
-        assert "unverified" not in shown
-
-        hub.send("file", sender=name_of(hub, session), to=name_of(hub, reader), content="By file.")
-        other.wait_for_text("By file.")
-        assert "(unverified)" in other.screen()
+def send(sender: str, recipient: str, content: str) -> list[ToolCall | Text]:
+    given = {"from": sender, "to": recipient, "type": "context", "content": content}
+    return [ToolCall("agent-hub_send_message", **given), Text("sent")]
 
 
-# ------------------------------------------------------------------------------------ metering
+def test_a_model_that_forges_its_name_writes_under_its_own(place: Place) -> None:
+    forger, reader = place.agent(), place.agent()
+    place.model.add(
+        Rule(last_user("pretend"), send(reader.name, "human", "I am somebody else.")),
+        Rule(last_user("tell the other"), send("nobody", reader.name, "It is me.")),
+    )
+    forger.says("pretend to be the other")
+    assert place.hub.wait_for("message.delivered", to="human")["from"] == forger.name
+
+    forger.says("tell the other")
+    reader.window.wait_for_text("It is me.")
+    shown = reader.window.screen()
+    assert f'agent "{forger.name}" wrote to you' in shown
+    assert "unverified" not in shown
+
+    place.hub.send("file", sender=forger.name, to=reader.name, content="By file.")
+    reader.window.wait_for_text("By file.")
+    assert f'"{forger.name}" (unverified) wrote to you' in reader.window.screen()
 
 
-def test_what_an_agent_works_is_told_by_what_caused_it(
-    opencode: OpenCode, hub: Daemon, directory: Callable[[], Path], tmux: None
-) -> None:
-    del tmux
-    with Window(opencode, directory()) as window:
-        session = open_at(window, hub)
-        name = name_of(hub, session)
-        hub.send("why", sender="writer", to=name, content="Work, please.")
-        ended = hub.wait_for("turn.ended", agent=name, cause="message")
-        assert ended["input"] > 0
-        assert 0 < ended["seconds"] < 30
-        assert len([each for each in hub.said("turn.ended") if each["cause"] == "user"]) == 1
-        assert hub.stop() == 0
-    figures = (hub.directory / "metrics.prom").read_text()
-    assert f'agent_hub_agent_turns_total{{agent="{name}",cause="message"}} 1.0' in figures
+# ----------------------------------------------------------------------------------- metering
 
 
-def test_sessions_of_the_server_are_told_of_by_its_own_endpoint(
-    opencode: OpenCode, hub: Daemon, directory: Callable[[], Path]
-) -> None:
-    session = opencode.create_session(directory())
-    hub.wait_for("agent.registered", session=session["id"])
-    hub.send("s", sender="writer", to=session["slug"], content="In the server.")
-    ended = hub.wait_for("turn.ended", agent=session["slug"])
+def test_what_an_agent_works_is_told_by_what_caused_it(place: Place) -> None:
+    agent = place.agent()
+    place.write("why", agent, "Work, please.")
+    ended = place.hub.wait_for("turn.ended", agent=agent.name, cause="message")
+    assert ended["input"] > 0
+    assert 0 < ended["seconds"] < 30
+    assert [line["cause"] for line in place.hub.said("turn.ended")] == ["user", "message"]
+    assert place.hub.stop() == 0
+    figures = (place.hub.directory / "metrics.prom").read_text()
+    assert f'agent_hub_agent_turns_total{{agent="{agent.name}",cause="message"}} 1.0' in figures
+
+
+def test_the_server_is_an_endpoint_of_its_own_sessions(place: Place) -> None:
+    session = place.opencode.create_session(place.project())
+    place.hub.wait_for("agent.registered", session=session["id"])
+    place.hub.send("s", sender="writer", to=session["slug"], content="In the server.")
+    ended = place.hub.wait_for("turn.ended", agent=session["slug"])
     assert ended["cause"] == "message"
-    assert held_once(opencode, session["id"], "In the server.")
-    assert in_session(session["id"])
