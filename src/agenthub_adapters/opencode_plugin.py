@@ -10,13 +10,12 @@ install, and what to tell the user, is the command's business. Facts as measured
 from __future__ import annotations
 
 import contextlib
-import http.client
 import json
 import re
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from enum import Enum
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from attrs import frozen
 
 from agenthub_adapters import jsonc
 from agenthub_adapters.clock import SystemClock
+from agenthub_adapters.unix_http import ask
 from agenthub_adapters.user_files import read, write
 from agenthub_core import Misconfigured
 
@@ -231,11 +231,14 @@ class Endpoint:
         return (self.protocol, self.version) == wanted
 
 
+_PATIENCE = 1.0  # seconds: an answer takes milliseconds, but the process may be busy
+
+
 def endpoints(hub: Path) -> Iterator[Endpoint]:
     """Those that answer. A process that was killed has left its socket, and is none."""
     for path in sorted((hub / "run").glob("*.sock")):
-        with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
-            said = _ask(path)
+        with contextlib.suppress(OSError, HTTPException, ValueError):
+            said = _object(ask(path, "GET", "/", seconds=_PATIENCE)[1])
             sessions = said.get("sessions")
             yield Endpoint(
                 pid=int(path.stem),
@@ -243,18 +246,6 @@ def endpoints(hub: Path) -> Iterator[Endpoint]:
                 version=said.get("plugin"),
                 sessions=len(sessions) if isinstance(sessions, list) else 0,
             )
-
-
-_PATIENCE = 1.0  # seconds: an answer takes milliseconds, but the process may be busy
-
-
-def _ask(path: Path) -> dict[str, Any]:
-    connection = http.client.HTTPConnection("localhost")
-    with contextlib.closing(connection), socket.socket(socket.AF_UNIX) as connection.sock:
-        connection.sock.settimeout(_PATIENCE)
-        connection.sock.connect(str(path))
-        connection.request("GET", "/")
-        return _object(json.loads(connection.getresponse().read()))
 
 
 # --------------------------------------------------------------------------------------- texts
