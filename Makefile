@@ -51,6 +51,7 @@ unit: setup
 
 bench: setup
 	@$(BIN)/python -m bench
+	@$(BIN)/python -m bench.windows
 
 pictures: setup
 	@$(BIN)/python -m demo.pictures

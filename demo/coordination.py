@@ -144,7 +144,7 @@ def play(binary: Path, folder: Path) -> Count:
     """The scene; what it took."""
     home, coordinator = folder / "home", Coordinating()
     with ScriptedModel() as model:
-        opencode = OpenCode(binary, home, model.url)
+        opencode = OpenCode(binary, home, model.url, plugin=True)
         model.add(*rules(folder, home, coordinator))
         tell("agenthub", "setup gives the agents in OpenCode their tools")
         run_agenthub(opencode, "setup", "--yes")

@@ -45,7 +45,7 @@ def play(binary: Path) -> str:
     with tempfile.TemporaryDirectory(prefix="agenthub") as name, ScriptedModel() as model:
         home = Path(name).resolve()
         web, api = make_project(home / "web"), make_project(home / "api")
-        opencode = OpenCode(binary, home, model.url, port=free_port())
+        opencode = OpenCode(binary, home, model.url, port=free_port(), plugin=True)
         run_agenthub(opencode, "setup", "--yes")
         own = {"OPENCODE_PORT": str(opencode.port), "COLORTERM": "truecolor"}
         env = {**environment(opencode), **own}

@@ -107,7 +107,8 @@ class Daemon:
         return self
 
     def __exit__(self, *_: object) -> None:
-        print("the daemon said:", *self.lines, sep="\n")  # pytest shows it beside a failure
+        if self.lines:
+            print("the daemon said:", *self.lines, sep="\n")  # pytest shows it beside a failure
         if self._process is not None and self._process.poll() is None:
             self.kill()
             self._end_its_server()

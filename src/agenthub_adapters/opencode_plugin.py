@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
@@ -231,7 +232,13 @@ class Endpoint:
         return (self.protocol, self.version) == wanted
 
 
+_LONGEST_PATH = 103  # bytes, as in the plugin
 _PATIENCE = 1.0  # seconds: an answer takes milliseconds, but the process may be busy
+
+
+def can_listen(hub: Path) -> bool:
+    """Whether a socket's path there is short enough for every system."""
+    return len(os.fsencode(hub / "run" / "4194304.sock")) <= _LONGEST_PATH  # the highest process id
 
 
 def endpoints(hub: Path) -> Iterator[Endpoint]:

@@ -75,6 +75,7 @@ _OF_A_HUB = frozenset(
         "features",
         "coordinator",
         "session_agents.json",
+        "run",
         "hub.json",
         "identity.key",
         "oriented_sessions.json",

@@ -109,6 +109,15 @@ def _plugin(settings: Settings) -> Iterator[Finding]:
 
 
 def _windows(settings: Settings) -> Iterator[Finding]:
+    if not opencode_plugin.can_listen(settings.directory):
+        yield Finding(
+            name="windows",
+            well=False,
+            text=f"the path of {settings.directory} is too long for sockets, so no window can be "
+            "told of a message",
+            mend="set AGENT_HUB_DIR to a directory with a shorter path, and run agenthub setup",
+        )
+        return
     found = list(opencode_plugin.endpoints(settings.directory))
     old = " and ".join(str(each.pid) for each in found if not each.is_current)
     sessions = sum(each.sessions for each in found)
@@ -117,9 +126,16 @@ def _windows(settings: Settings) -> Iterator[Finding]:
         well=not old,
         text=f"the plugin of another agenthub is at work in process {old}"
         if old
-        else f"the plugin is at work in {len(found)} OpenCode processes, with {sessions} sessions",
+        else f"the plugin is at work in {_counted(len(found), 'OpenCode process')}, with "
+        f"{_counted(sessions, 'session')}",
         mend="restart that window",
     )
+
+
+def _counted(number: int, thing: str) -> str:
+    if number == 1:
+        return f"1 {thing}"
+    return f"{number} {thing}{'es' if thing.endswith('s') else 's'}"
 
 
 def _coordinator(settings: Settings) -> Iterator[Finding]:
