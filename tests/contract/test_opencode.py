@@ -23,6 +23,7 @@ import pytest
 from attrs import evolve, frozen
 
 from agenthub_adapters.opencode import OpenCodeRelay
+from agenthub_adapters.opencode_api import Setting, Unicode
 from agenthub_core import (
     PromptInvalid,
     PromptNotHeld,
@@ -540,14 +541,14 @@ class StandIn:
             name, value = fixed[path]
             return name, Answer.of(value)
         if path == f"/session/{ONE}/prompt_async":
-            self._hold(json.loads(body))
+            self.hold(json.loads(body))
             return "prompt", Answer(204)
         held = [
             each for each in self.prompts if path == f"/session/{ONE}/message/{each['messageID']}"
         ]
         return "message", Answer.of(said(own(held[0]), held[0]["parts"])) if held else NOT_FOUND
 
-    def _hold(self, body: dict[str, Any]) -> None:
+    def hold(self, body: dict[str, Any]) -> None:
         self.prompts.append(body)
         self.last = own(body)
 
@@ -896,6 +897,157 @@ def test_a_turn_of_which_nothing_was_heard_for_too_long_was_killed(
         relay.inject(prompt(ONE))
 
     assert len(stand_in.prompts) == 1
+
+
+class Elsewhere:
+    """A process in which the session lives, and of which the relay knows; the stand-in holds what
+    it accepts."""
+
+    def __init__(self, stand_in: StandIn) -> None:
+        self._stand_in = stand_in
+        self.requests: list[int] = []
+        """How many prompts came together, each time."""
+        self.known: Setting | None = None
+        self.accepts: int | None = None
+        self.refuses = SessionBusy("it asks its user")
+        self.works = False
+        self.ended: datetime | None = None
+
+    def owner(self, session_id: str) -> Elsewhere | None:
+        return self if session_id == ONE and self.ended is None else None
+
+    def at_work(self, _: str) -> bool:
+        return self.works
+
+    def lost(self, _: str) -> datetime | None:
+        return self.ended
+
+    def setting(self, _: str) -> Setting | None:
+        return self.known
+
+    def prompt(
+        self, session_id: str, bodies: Sequence[Mapping[str, Any]]
+    ) -> tuple[int, RelayError | None]:
+        assert session_id == ONE
+        self.requests.append(len(bodies))
+        taken = bodies[: self.accepts]
+        for body in taken:
+            self._stand_in.hold(dict(body))
+        return len(taken), self.refuses if len(taken) < len(bodies) else None
+
+
+@pytest.fixture
+def elsewhere(stand_in: StandIn) -> Elsewhere:
+    return Elsewhere(stand_in)
+
+
+@pytest.fixture
+def informed(stand_in: StandIn, elsewhere: Elsewhere) -> Iterator[OpenCodeRelay]:
+    """A relay that knows of the process."""
+    clock = ManualClock()
+    with closing(OpenCodeRelay(stand_in.url, clock=clock, owners=elsewhere)) as relay:
+        yield relay
+
+
+def test_what_waits_for_a_session_goes_through_its_process_in_one_request_and_in_order(
+    stand_in: StandIn, elsewhere: Elsewhere, informed: OpenCodeRelay
+) -> None:
+    stand_in.last = AT_WORK["half an answer"]  # in that process, so nothing is disturbed
+    stand_in.row = ROW | {"agent": "plan", "model": {"providerID": "fake", "id": "echo"}}
+    prompts = [prompt(ONE, f"text {number}") for number in range(5)]
+
+    receipts, error = informed.inject_all(prompts)
+
+    assert (elsewhere.requests, error) == ([5], None)
+    assert [receipt.prompt_id for receipt in receipts] == [each.id for each in prompts]
+    assert [body["parts"][0]["text"] for body in stand_in.prompts] == [
+        each.text for each in prompts
+    ]
+    assert {body["agent"] for body in stand_in.prompts} == {"plan"}
+
+
+def test_what_a_process_knows_of_its_session_need_not_be_asked(
+    stand_in: StandIn, elsewhere: Elsewhere, informed: OpenCodeRelay
+) -> None:
+    stand_in.row = ROW | {"agent": "build"}
+    elsewhere.known = Setting(id=ONE, agent=Unicode("plan"))
+
+    informed.inject(prompt(ONE))
+
+    assert stand_in.prompts[0]["agent"] == "plan"
+
+
+def test_of_those_that_a_process_does_not_all_take_the_receipts_are_there(
+    stand_in: StandIn, elsewhere: Elsewhere, informed: OpenCodeRelay
+) -> None:
+    elsewhere.accepts = 2
+
+    receipts, error = informed.inject_all([prompt(ONE, f"text {number}") for number in range(4)])
+
+    assert len(receipts) == len(stand_in.prompts) == 2
+    assert error is elsewhere.refuses
+
+
+def test_what_may_be_held_already_goes_through_the_process_one_by_one(
+    stand_in: StandIn, elsewhere: Elsewhere, informed: OpenCodeRelay
+) -> None:
+    informed.inject(prompt(ONE, "held"))
+    elsewhere.works = True
+
+    receipts, error = informed.inject_all(
+        [repeated(prompt(ONE, "held")), repeated(prompt(ONE, "lost")), prompt(ONE, "new")]
+    )
+
+    assert (len(receipts), error) == (3, None)
+    assert elsewhere.requests == [1, 1, 1]  # the one that was held is not sent again
+    assert [body["parts"][0]["text"] for body in stand_in.prompts] == ["held", "lost", "new"]
+
+
+def test_a_note_that_the_process_does_not_take_now_is_not_sent_to_the_server(
+    stand_in: StandIn, elsewhere: Elsewhere, informed: OpenCodeRelay
+) -> None:
+    stand_in.row = ROW | {"agent": "build", "model": {"providerID": "fake", "id": "echo"}}
+    elsewhere.accepts = 0
+
+    with pytest.raises(SessionBusy, match="asks its user"):
+        informed.inject(evolve(prompt(ONE), wakes=False))
+
+    assert stand_in.prompts == []
+
+
+def test_a_turn_in_a_known_process_is_running(
+    stand_in: StandIn, elsewhere: Elsewhere, informed: OpenCodeRelay
+) -> None:
+    informed.inject(prompt(ONE))
+    elsewhere.works = True
+    assert informed.turn(ONE).state is TurnState.RUNNING
+
+    elsewhere.works = False
+    assert informed.turn(ONE).state is TurnState.ABANDONED
+    informed.resume(ONE, informed.turn(ONE).prompt_id)
+    assert elsewhere.requests == [1, 1]
+    assert stand_in.prompts[0] == stand_in.prompts[1]
+
+
+@pytest.mark.parametrize("last", AT_WORK.values(), ids=AT_WORK)
+def test_a_turn_that_ended_with_its_process_keeps_nothing_waiting(
+    stand_in: StandIn, elsewhere: Elsewhere, informed: OpenCodeRelay, last: dict[str, Any]
+) -> None:
+    stand_in.last = last
+    elsewhere.ended = NOON
+
+    informed.inject(prompt(ONE))
+
+    assert (elsewhere.requests, len(stand_in.prompts)) == ([], 1)
+
+
+def test_a_turn_that_began_since_in_an_unknown_process_does(
+    stand_in: StandIn, elsewhere: Elsewhere, informed: OpenCodeRelay
+) -> None:
+    stand_in.last = MESSAGE
+    elsewhere.ended = NOON - timedelta(seconds=1)
+    with pytest.raises(SessionBusy, match="another OpenCode process"):
+        informed.inject(prompt(ONE))
 
 
 def test_the_hubs_own_prompts_never_make_a_session_busy(

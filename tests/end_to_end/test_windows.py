@@ -389,6 +389,20 @@ def test_a_model_that_forges_its_name_writes_under_its_own(place: Place) -> None
     assert f'"{forger.name}" (unverified) wrote to you' in reader.window.screen()
 
 
+def test_a_session_has_its_name_from_its_first_turn_on(place: Place) -> None:
+    place.model.add(Rule(last_user("at once"), send("somebody", "human", "My first words.")))
+    window = place.window()
+    window.wait_for_text("Ask anything")
+    window.type("write at once")
+    window.press("Enter")
+
+    line = place.hub.wait_for("message.delivered", to="human")
+
+    known = place.hub.wait_for("agent.registered", session=window.session()["id"])
+    assert line["from"] == known["agent"]
+    assert place.hub.outcome(line["message"])["from"] == known["agent"]
+
+
 # ----------------------------------------------------------------------------------- metering
 
 
