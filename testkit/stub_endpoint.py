@@ -23,11 +23,22 @@ Answer = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 class StubEndpoint:
-    """One process's endpoint. `hello` is what it says first; `answer` what it does with prompts."""
+    """One process's endpoint. `hello` is what it says first; `answer` what it does with prompts.
+
+    `calls` are the answers to claims, by tool and name; each can be claimed once.
+    """
 
     def __init__(self, path: Path, *sessions: Mapping[str, Any], protocol: int = 1) -> None:
         self.path = path
-        self.hello = {"protocol": protocol, "plugin": 1, "pid": 1, "sessions": list(sessions)}
+        self.hello: Any = {
+            "protocol": protocol,
+            "plugin": 1,
+            "pid": 1,
+            "sessions": list(sessions),
+        }
+        self.calls: dict[tuple[str, str], Any] = {}
+        self.requests: list[str] = []
+        """Each method and path, in order."""
         self.asked: list[Mapping[str, Any]] = []
         """The bodies of the requests for prompts."""
         self.answer: Answer = lambda body: {"accepted": len(body["prompts"])}
@@ -51,6 +62,7 @@ class StubEndpoint:
             return len(self._streams)
 
     def open(self) -> None:
+        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._server = _Server(str(self.path), self)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self._thread.start()
@@ -104,6 +116,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         endpoint = self.server.endpoint
+        endpoint.requests.append(f"GET {self.path}")
         if self.path == "/":
             self._reply(endpoint.hello)
             return
@@ -117,16 +130,22 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        self.server.endpoint.asked.append({"path": self.path, **body})
-        self._reply(self.server.endpoint.answer(body))
+        endpoint = self.server.endpoint
+        endpoint.requests.append(f"POST {self.path}")
+        if self.path == "/claim":
+            claimed = endpoint.calls.pop((body["tool"], body["name"]), None)
+            self._reply({"error": "no such call"} if claimed is None else claimed, claimed)
+            return
+        endpoint.asked.append({"path": self.path, **body})
+        self._reply(endpoint.answer(body))
 
     def _write(self, text: str) -> None:
         self.wfile.write(text.encode())
         self.wfile.flush()
 
-    def _reply(self, said: Mapping[str, Any]) -> None:
-        text = json.dumps(said).encode()
-        self.send_response(200)
+    def _reply(self, said: Any, found: Any = True) -> None:
+        text = said if isinstance(said, bytes) else json.dumps(said).encode()
+        self.send_response(404 if found is None else 200)
         self.send_header("content-type", "application/json")
         self.send_header("content-length", str(len(text)))
         self.end_headers()

@@ -15,7 +15,7 @@ from agenthub_adapters import caller
 from agenthub_adapters.caller import Caller
 from agenthub_core import Session
 from agenthub_core.testing import NOON, ManualClock
-from testkit.stub_claims import StubClaims
+from testkit.stub_endpoint import StubEndpoint
 
 TIGER = {"session": "ses_1", "slug": "lucky-tiger", "directory": "/projects/api"}
 CALL = ("send_message", "lucky-tiger")
@@ -30,8 +30,8 @@ def run() -> Iterator[Path]:
 
 
 @pytest.fixture
-def endpoint(run: Path) -> Iterator[StubClaims]:
-    with StubClaims(run / "4711.sock") as endpoint:
+def endpoint(run: Path) -> Iterator[StubEndpoint]:
+    with StubEndpoint(run / "4711.sock") as endpoint:
         endpoint.calls[CALL] = TIGER
         yield endpoint
 
@@ -41,25 +41,27 @@ def claimed(run: Path, process: str = "4711") -> Session | None:
 
 
 def test_the_session_that_calls_is_the_one_that_its_process_names(
-    run: Path, endpoint: StubClaims
+    run: Path, endpoint: StubEndpoint
 ) -> None:
     assert claimed(run) == Session(
         id="ses_1", slug="lucky-tiger", directory="/projects/api", created=NOON, updated=NOON
     )
-    assert endpoint.asked == ["GET /", "POST /claim"]
+    assert endpoint.requests == ["GET /", "POST /claim"]
 
 
-def test_a_process_is_asked_once_which_protocol_it_speaks(run: Path, endpoint: StubClaims) -> None:
+def test_a_process_is_asked_once_which_protocol_it_speaks(
+    run: Path, endpoint: StubEndpoint
+) -> None:
     calls = Caller(run, {"OPENCODE_PID": "4711"}, clock=ManualClock())
     assert calls.claim(*CALL) is not None
     assert calls.claim(*CALL) is None, "each call can be claimed once"
     endpoint.calls[CALL] = TIGER
     assert calls.claim(*CALL) is not None
-    assert endpoint.asked.count("GET /") == 1
+    assert endpoint.requests.count("GET /") == 1
 
 
 def test_a_process_that_does_not_tell_slug_and_directory_tells_the_session(
-    run: Path, endpoint: StubClaims
+    run: Path, endpoint: StubEndpoint
 ) -> None:
     endpoint.calls[CALL] = {"session": "ses_1"}
     session = claimed(run)
@@ -69,24 +71,24 @@ def test_a_process_that_does_not_tell_slug_and_directory_tells_the_session(
 
 @pytest.mark.parametrize("process", ["", "4712", "../4711", "-1", "x"])
 def test_without_an_endpoint_of_its_process_nobody_can_tell(
-    run: Path, endpoint: StubClaims, process: str
+    run: Path, endpoint: StubEndpoint, process: str
 ) -> None:
     assert claimed(run, process) is None
-    assert endpoint.asked == []
+    assert endpoint.requests == []
 
 
-def test_outside_opencode_nobody_can_tell(run: Path, endpoint: StubClaims) -> None:
+def test_outside_opencode_nobody_can_tell(run: Path, endpoint: StubEndpoint) -> None:
     assert Caller(run, {}, clock=ManualClock()).claim(*CALL) is None
-    assert endpoint.asked == []
+    assert endpoint.requests == []
 
 
 @pytest.mark.parametrize("hello", [{"protocol": 2}, {"protocol": "1"}, {}, [], b"", b"hello"])
 def test_an_endpoint_of_another_protocol_is_left_alone(
-    run: Path, endpoint: StubClaims, hello: object
+    run: Path, endpoint: StubEndpoint, hello: object
 ) -> None:
     endpoint.hello = hello
     assert claimed(run) is None
-    assert endpoint.asked == ["GET /"]
+    assert endpoint.requests == ["GET /"]
 
 
 @pytest.mark.parametrize(
@@ -106,7 +108,7 @@ def test_an_endpoint_of_another_protocol_is_left_alone(
         b" " * 2_000_000 + b"{}",
     ],
 )
-def test_an_odd_answer_names_nobody(run: Path, endpoint: StubClaims, odd: object) -> None:
+def test_an_odd_answer_names_nobody(run: Path, endpoint: StubEndpoint, odd: object) -> None:
     endpoint.calls[CALL] = odd
     assert claimed(run) is None
 

@@ -33,7 +33,7 @@ from mcp_types import Tool as Described
 from agenthub_adapters.clock import SystemClock
 from agenthub_adapters.spool import FileSpool
 from agenthub_core import Agent, Message, Outcome, Settlement
-from testkit.stub_claims import StubClaims
+from testkit.stub_endpoint import StubEndpoint
 
 COMMAND = [sys.executable, "-m", "agenthub_cli", "mcp"]
 
@@ -1342,7 +1342,7 @@ def test_no_other_command_waits_for_the_tools_library(command: str, tmp_path: Pa
 class InOpenCode:
     """A server in an OpenCode with the hub's plugin, and the hub that it belongs to."""
 
-    def __init__(self, tools: Tools, spool: FileSpool, endpoint: StubClaims) -> None:
+    def __init__(self, tools: Tools, spool: FileSpool, endpoint: StubEndpoint) -> None:
         self.tools = tools
         self.spool = spool
         self._endpoint = endpoint
@@ -1378,7 +1378,7 @@ def in_opencode(another: Callable[..., Tools], short: Path) -> Iterator[InOpenCo
     spool = FileSpool(short / "hub", clock=SystemClock())
     spool.prepare()
     tools = another(AGENT_HUB_DIR=str(spool.root), OPENCODE_PID="4711")
-    with StubClaims(spool.root / "run" / "4711.sock") as endpoint:
+    with StubEndpoint(spool.root / "run" / "4711.sock") as endpoint:
         yield InOpenCode(tools, spool, endpoint)
 
 
