@@ -3,7 +3,7 @@
     endpoint = Endpoint(opencode.home, window.pid)
     with endpoint.listening() as events:
         endpoint.prompt(session["id"], "hello")
-        events.wait_for("turn", id=session["id"])
+        events.wait_for_turn(session["id"])
 
 It is nobody's adapter: it says and shows what goes over the socket, and judges nothing.
 """
@@ -21,6 +21,8 @@ from typing import Any
 import httpx
 
 from testkit.waiting import PATIENCE, eventually
+
+SOME_DAY = 1 << 52  # ms since 1970
 
 
 class Events:
@@ -53,9 +55,18 @@ class Events:
                 return self.of(event, **expected)[count - 1]
             raise AssertionError(f"no {event} {expected} in {PATIENCE} s; told: {self._told}")
 
+    def wait_for_turn(self, session: str, *, count: int = 1) -> None:
+        """Block until the `count`-th turn of the session has ended."""
+        with self._changed:
+            if not self._changed.wait_for(lambda: self._turns(session) >= count, PATIENCE):
+                raise AssertionError(f"no turn {count} in {PATIENCE} s; told: {self._told}")
+
+    def _turns(self, session: str) -> int:
+        return self.states(session)[1:].count("idle")
+
     def states(self, session: str) -> list[str]:
-        """Through which states it went."""
-        states: list[str] = []
+        """Through which states it went, from idle on."""
+        states = ["idle"]
         for told in self.of("session", id=session):
             if told["state"] not in states[-1:]:
                 states.append(told["state"])
@@ -80,9 +91,18 @@ class Endpoint:
     def sessions(self) -> dict[str, dict[str, Any]]:
         return {session["id"]: session for session in self.hello()["sessions"]}
 
-    def prompt(self, session: str, text: str, **body: Any) -> httpx.Response:
-        body = {"parts": [{"type": "text", "text": text}], **body}
-        return self.request("POST", f"/sessions/{session}/prompt", json=body)
+    def prompt(self, session: str, text: str, **body: Any) -> dict[str, Any]:
+        """Hand over one prompt; what became of it."""
+        return self.burst(session, {"parts": [{"type": "text", "text": text}], **body})
+
+    def burst(
+        self, session: str, *prompts: Mapping[str, Any], before: int = SOME_DAY
+    ) -> dict[str, Any]:
+        """Hand over prompts in order, no later than `before`; what became of them."""
+        said = {"prompts": prompts, "before": before}
+        response = self.request("POST", f"/sessions/{session}/prompts", json=said)
+        answer: dict[str, Any] = response.raise_for_status().json()
+        return answer
 
     def wait_until_it_listens(self) -> None:
         eventually(self.socket.exists)

@@ -16,7 +16,7 @@ import pytest
 
 from testkit import claiming
 from testkit.endpoint import Endpoint, Events
-from testkit.opencode import OpenCode, make_project
+from testkit.opencode import OpenCode, make_project, said
 from testkit.scripted_model import (
     USAGE,
     Failure,
@@ -52,6 +52,10 @@ numbers = itertools.count()
 def message_id() -> str:
     """As the hub makes it for a message; no two of a database's sessions have one in common."""
     return f"msg_0123456789abAgHub{next(numbers):09}"
+
+
+def prompt(text: str, **more: Any) -> dict[str, Any]:
+    return {"messageID": message_id(), "parts": [{"type": "text", "text": text}], **more}
 
 
 def note_id() -> str:
@@ -103,7 +107,7 @@ def test_a_process_says_who_it_is_and_which_sessions_live_there(
 ) -> None:
     hello = endpoint.hello()
     sessions = hello.pop("sessions")
-    assert hello == {"protocol": 1, "plugin": 1, "pid": opencode.pid, "opencode": api["version"]}
+    assert hello == {"protocol": 1, "plugin": 1, "pid": opencode.pid}
     assert sessions[-1] == {
         "id": api["id"],
         "state": "idle",
@@ -128,7 +132,7 @@ def test_a_session_is_used_by_its_user_and_not_by_the_hub(
     opencode: OpenCode, endpoint: Endpoint, events: Events, api: dict[str, Any]
 ) -> None:
     endpoint.prompt(api["id"], "a message", messageID=message_id())
-    events.wait_for("turn", id=api["id"])
+    events.wait_for_turn(api["id"])
     endpoint.prompt(api["id"], "a note", messageID=note_id(), noReply=True)
     assert endpoint.sessions()[api["id"]]["used"] == 0
     opencode.ask(api["id"], "from the user")
@@ -144,8 +148,8 @@ def test_a_turn_is_busy_until_its_end_also_while_the_model_is_out_of_reach(
     late = Failure(503, headers={"retry-after-ms": "50"})
     scripted_model.add(Rule(in_session(api["id"]), late, times=1))
     opencode.prompt(api["id"], "work on it")
-    events.wait_for("turn", id=api["id"])
-    assert events.states(api["id"]) == ["busy", "idle"]
+    events.wait_for_turn(api["id"])
+    assert events.states(api["id"]) == ["idle", "busy", "idle"]
 
 
 def pending(opencode: OpenCode, kind: str, session: dict[str, Any]) -> str:
@@ -185,9 +189,9 @@ def test_a_session_waits_for_its_user_until_the_answer_or_an_abort(
         how, body = answer
         path = f"{pending(opencode, kind, api)}/{how}"
         opencode.request("POST", path, params={"directory": api["directory"]}, json=body)
-    events.wait_for("turn", id=api["id"])
+    events.wait_for_turn(api["id"])
     states = events.states(api["id"])
-    assert (states[:2], states[-1]) == (["busy", "waiting"], "idle")
+    assert (states[:3], states[-1]) == (["idle", "busy", "waiting"], "idle")
 
 
 def test_a_session_waits_when_its_subagent_asks(
@@ -201,7 +205,7 @@ def test_a_session_waits_when_its_subagent_asks(
     opencode.prompt(api["id"], "let another do it")
     events.wait_for("session", id=api["id"], state="waiting")
     opencode.abort(api["id"])
-    events.wait_for("turn", id=api["id"])
+    events.wait_for_turn(api["id"])
     eventually(lambda: events.states(api["id"])[-1], when=lambda state: state == "idle")
     assert {told["id"] for told in events.of("session")} == {api["id"]}
 
@@ -220,7 +224,7 @@ def test_a_prompt_goes_to_its_session_in_whatever_directory_and_keeps_its_agent(
     for session in (api, web):
         message = message_id()
         body = {"messageID": message, "agent": "plan", "model": MODEL}
-        assert endpoint.prompt(session["id"], "hello", **body).status_code == 204
+        assert endpoint.prompt(session["id"], "hello", **body) == {"accepted": 1}
         request = scripted_model.wait_for(in_session(session["id"]))
         assert request.directory == Path(session["directory"])
         assert "Plan" in request.conversation
@@ -240,13 +244,13 @@ def test_a_prompt_is_refused_that_would_disturb(
     opencode.prompt(api["id"], "work on it")
     scripted_model.wait_for(in_session(api["id"]))
     note = endpoint.prompt(api["id"], "a note", noReply=True)
-    assert (note.status_code, note.json()["state"]) == (409, "busy")
+    assert note == {"accepted": 0, "refused": {"status": 409, "error": "it is busy"}}
     held.release()
     events.wait_for("session", id=api["id"], state="waiting")
-    prompt = endpoint.prompt(api["id"], "a message")
-    assert (prompt.status_code, prompt.json()["state"]) == (409, "waiting")
+    message = endpoint.prompt(api["id"], "a message")
+    assert message == {"accepted": 0, "refused": {"status": 409, "error": "it is waiting"}}
     opencode.abort(api["id"])
-    events.wait_for("turn", id=api["id"])
+    events.wait_for_turn(api["id"])
     assert len([m for m in opencode.messages(api["id"]) if m["info"]["role"] == "user"]) == 1
 
 
@@ -254,86 +258,131 @@ def test_what_opencode_does_not_take_it_says_itself(
     endpoint: Endpoint, api: dict[str, Any]
 ) -> None:
     unknown = endpoint.prompt("ses_nobody", "hello")
-    assert (unknown.status_code, unknown.json()) == (
-        404,
-        {"error": "Session not found: ses_nobody"},
-    )
+    error = "Session not found: ses_nobody"
+    assert unknown == {"accepted": 0, "refused": {"status": 404, "error": error}}
     malformed = endpoint.prompt(api["id"], "", parts="hello")
-    assert malformed.status_code == 400
-    assert "parts" in malformed.json()["error"]
+    assert malformed["refused"]["status"] == 400
+    assert "parts" in malformed["refused"]["error"]
 
 
-# ------------------------------------------------------------------------------------------ turns
+def texts(opencode: OpenCode, session: str) -> list[str]:
+    """What was said to it, in the order in which it is held."""
+    messages = opencode.messages(session)
+    return [said(message) for message in messages if message["info"]["role"] == "user"]
 
 
-def test_a_turn_tells_of_all_its_prompts_and_steps(
+def test_what_comes_after_a_prompt_that_is_refused_is_not_tried(
+    opencode: OpenCode, endpoint: Endpoint, events: Events, api: dict[str, Any]
+) -> None:
+    first, second = prompt("first"), prompt("second")
+    answer = endpoint.burst(api["id"], first, {"messageID": message_id(), "parts": "no"}, second)
+    assert (answer["accepted"], answer["refused"]["status"]) == (1, 400)
+    events.wait_for_turn(api["id"])
+    late = {"status": 408, "error": "it is too late"}
+    assert endpoint.burst(api["id"], second, before=1) == {"accepted": 0, "refused": late}
+    assert texts(opencode, api["id"]) == ["first"]
+
+
+# ------------------------------------------------------------------------------------------ steps
+
+
+def step(message: str, parent: str | None, session: str) -> dict[str, Any]:
+    """What is told of a step on the scripted model."""
+    spent = {"input": USAGE["prompt_tokens"], "output": USAGE["completion_tokens"]}
+    tokens = {"total": USAGE["total_tokens"], **spent, "reasoning": 0}
+    tokens["cache"] = {"read": 0, "write": 0}  # type: ignore[assignment]
+    return {"id": session, "message": message, "parent": parent, "tokens": tokens, "cost": 0}
+
+
+def last_words(events: Events) -> list[dict[str, Any]]:
+    """What was told last of each step, in the order in which they came to their ends."""
+    return list({told["message"]: told for told in events.of("step")}.values())
+
+
+def answers(opencode: OpenCode, session: str) -> list[str]:
+    """The ids of what the model said, in order."""
+    infos = [message["info"] for message in opencode.messages(session)]
+    return [info["id"] for info in infos if info["role"] == "assistant"]
+
+
+def test_each_step_tells_what_it_has_answered_and_what_it_has_cost(
     opencode: OpenCode,
     scripted_model: ScriptedModel,
     endpoint: Endpoint,
     events: Events,
     api: dict[str, Any],
 ) -> None:
-    note, message = note_id(), message_id()
     held = Held(SEND)
-    scripted_model.add(Rule(last_user("first"), held), Rule(last_user("third"), Text("all done")))
-    endpoint.prompt(api["id"], "zeroth", messageID=note, noReply=True)
-    eventually(lambda: opencode.messages(api["id"]))
-    opencode.prompt(api["id"], "first", messageID="msg_one")
+    scripted_model.add(Rule(last_user("first"), held), Rule(last_user("second"), Text("done")))
+    first, second = message_id(), message_id()
+    endpoint.prompt(api["id"], "first", messageID=first)
     scripted_model.wait_for(last_user("first"))
-    endpoint.prompt(api["id"], "second", messageID=message)
-    opencode.prompt(api["id"], "third", messageID="msg_three")
-    eventually(lambda: len(opencode.messages(api["id"])), when=lambda count: count == 5)
+    endpoint.prompt(api["id"], "second", messageID=second)
     held.release()
-    turn = events.wait_for("turn", id=api["id"])
-    steps = len(scripted_model.requests)
-    assert steps == 2
-    assert turn["prompts"] == [note, "msg_one", message, "msg_three"]
-    assert turn["tokens"] == {
-        "input": steps * USAGE["prompt_tokens"],
-        "output": steps * USAGE["completion_tokens"],
-        "reasoning": 0,
-        "cache": {"read": 0, "write": 0},
-    }
-    assert (turn["cost"], turn["error"]) == (0, None)
-    assert 0 < turn["began"] < turn["ended"]
-    assert events.states(api["id"])[-1] == "idle"
+    events.wait_for("step", parent=second)
+    events.wait_for_turn(api["id"])
+    one, two = answers(opencode, api["id"])
+    assert last_words(events) == [step(one, first, api["id"]), step(two, second, api["id"])]
 
 
-def test_a_turn_that_failed_says_by_what(
+def test_a_step_that_failed_or_was_aborted_is_told_of_too(
     opencode: OpenCode, scripted_model: ScriptedModel, events: Events, api: dict[str, Any]
 ) -> None:
     scripted_model.add(
         Rule(last_user("refuse"), Failure(401)), Rule(last_user("abort"), Held(Text("never")))
     )
     opencode.prompt(api["id"], "refuse", messageID="msg_refuse")
-    refused = events.wait_for("turn", id=api["id"])
+    events.wait_for("step", parent="msg_refuse")
     opencode.prompt(api["id"], "abort", messageID="msg_abort")
     scripted_model.wait_for(last_user("abort"))
     opencode.abort(api["id"])
+    events.wait_for("step", parent="msg_abort")
     opencode.prompt(api["id"], "go on", messageID="msg_on")
-    on = events.wait_for("turn", id=api["id"], prompts=["msg_on"])
-    aborted = events.wait_for("turn", id=api["id"], prompts=["msg_abort"])
-    unknown = {"providerID": "none", "modelID": "none"}
-    opencode.prompt(api["id"], "unknown model", messageID="msg_unknown", model=unknown)
-    failed = events.wait_for("turn", id=api["id"], prompts=["msg_unknown"])
-    assert [told["error"] for told in (refused, aborted, on, failed)] == [
-        "APIError",
-        "MessageAbortedError",
-        None,
-        "UnknownError",
-    ]
-    assert len(events.of("turn")) == 4
+    events.wait_for("step", parent="msg_on")
+    told = last_words(events)
+    assert [each["parent"] for each in told] == ["msg_refuse", "msg_abort", "msg_on"]
+    assert [each["tokens"]["input"] for each in told] == [0, 0, USAGE["prompt_tokens"]]
 
 
-def test_a_compaction_is_told_of_once(
+def test_a_subagents_steps_are_its_sessions(
+    opencode: OpenCode, scripted_model: ScriptedModel, events: Events, api: dict[str, Any]
+) -> None:
+    task = ToolCall("task", description="d", prompt="try it", subagent_type="general")
+    scripted_model.add(
+        Rule(in_session(api["id"]), [task, Text("done")]), Rule(last_user("try it"), Text("tried"))
+    )
+    opencode.ask(api["id"], "let another do it", messageID="msg_another")
+    events.wait_for_turn(api["id"])
+    [child] = opencode.request("GET", f"/session/{api['id']}/children").json()
+    [tried] = answers(opencode, child["id"])
+    told = last_words(events)
+    assert {each["id"] for each in told} == {api["id"]}
+    assert step(tried, None, api["id"]) in told
+    assert [each["parent"] for each in told].count("msg_another") == 2
+
+
+def test_a_compaction_is_told_of_once_and_is_a_step(
     opencode: OpenCode, events: Events, api: dict[str, Any]
 ) -> None:
     opencode.ask(api["id"], "something to sum up")
-    events.wait_for("turn", id=api["id"])
     opencode.request("POST", f"/session/{api['id']}/summarize", json=MODEL)
-    compaction = events.wait_for("turn", count=2, id=api["id"])
-    assert (compaction["prompts"], compaction["tokens"]["input"]) == ([], USAGE["prompt_tokens"])
+    events.wait_for_turn(api["id"], count=2)
+    [_, summary] = answers(opencode, api["id"])
+    [_, told] = last_words(events)
+    assert told == step(summary, told["parent"], api["id"])
     assert events.of("compacted") == [{"id": api["id"]}]
+
+
+def test_what_a_fork_has_copied_are_no_steps(
+    opencode: OpenCode, events: Events, api: dict[str, Any]
+) -> None:
+    opencode.ask(api["id"], "hello")
+    fork = opencode.request("POST", f"/session/{api['id']}/fork", json={}).json()["id"]
+    opencode.ask(fork, "hello again")
+    events.wait_for_turn(fork)
+    assert [each["message"] for each in last_words(events) if each["id"] == fork] == [
+        answers(opencode, fork)[-1]
+    ]
 
 
 # --------------------------------------------------------------------------------------- who calls
@@ -514,13 +563,12 @@ def begin(window: Window, events: Events, text: str) -> str:
         return [session for session in shown if session not in known]
 
     session = eventually(new)[0]
-    events.wait_for("turn", id=session)
+    events.wait_for_turn(session)
     return session
 
 
 def test_a_window_tells_which_session_is_on_screen(window: Window, in_window: Endpoint) -> None:
     with in_window.listening() as events:
-        assert events.of("hello")[0]["opencode"]
         assert not any(told["shown"] for told in events.of("hello")[0]["sessions"])
         session = begin(window, events, "hello")
         told = in_window.sessions()[session]
@@ -544,9 +592,9 @@ def test_a_message_to_a_session_that_is_not_on_screen_any_more_is_announced(
     with in_window.listening() as events:
         session = begin(window, events, "hello")
         in_window.prompt(unseen, "to one never shown", messageID=message_id(), model=MODEL)
-        events.wait_for("turn", id=unseen)
+        events.wait_for_turn(unseen)
         in_window.prompt(session, "to the one on screen", messageID=message_id(), model=MODEL)
-        events.wait_for("turn", id=session, count=2)
+        events.wait_for_turn(session, count=2)
         assert "A message came" not in window.wait_for_text("to the one on screen")
         enter(window, "/new")
         eventually(lambda: not in_window.sessions()[session]["shown"])
@@ -557,6 +605,20 @@ def test_a_message_to_a_session_that_is_not_on_screen_any_more_is_announced(
             window.screen().replace("┃", " ").split()
         )
         assert window.screen().count("A message came") == 1
+
+
+def test_a_burst_is_in_a_window_in_its_order(
+    opencode: OpenCode, window: Window, in_window: Endpoint
+) -> None:
+    with in_window.listening() as events:
+        session = begin(window, events, "hello")
+        burst = [f"message {number:02}" for number in range(50)]
+        prompts = [prompt(text, model=MODEL) for text in burst]
+        assert in_window.burst(session, *prompts) == {"accepted": 50}
+        assert texts(opencode, session) == ["hello", *burst]
+        events.wait_for("step", parent=prompts[-1]["messageID"])
+        told = in_window.sessions()[session]
+        assert (told["agent"], told["model"]["id"]) == ("build", "echo")
 
 
 def test_escape_ends_the_waiting_and_the_turn(
@@ -571,7 +633,7 @@ def test_escape_ends_the_waiting_and_the_turn(
         session = events.wait_for("session", state="waiting")["id"]
         window.wait_for_text("Permission required")
         window.press("Escape")
-        events.wait_for("turn", id=session)
+        events.wait_for_turn(session)
         assert in_window.sessions()[session]["state"] == "idle"
         enter(window, "take your time")
         scripted_model.wait_for(last_user("take your time"))
@@ -579,7 +641,7 @@ def test_escape_ends_the_waiting_and_the_turn(
         window.press("Escape")
         window.wait_for_text("again to interrupt")
         window.press("Escape")
-        assert events.wait_for("turn", id=session, count=2)["error"] == "MessageAbortedError"
+        events.wait_for_turn(session, count=2)
 
 
 def test_a_session_that_is_resumed_lives_in_its_new_window_until_that_is_closed(
