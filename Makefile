@@ -37,7 +37,7 @@ demo: setup
 
 test: lint
 	$(call javascript,node,node --test --test-reporter=spec tests/plugin/*.test.mjs)
-	$(BIN)/python -m pytest --cov --cov-report=term-missing
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report=term-missing
 
 lint: setup $(BIOME)/$(BIOME_VERSION)
 	$(BIN)/ruff format --check .
