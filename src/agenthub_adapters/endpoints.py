@@ -36,7 +36,7 @@ from agenthub_adapters.opencode_api import (
     usage,
 )
 from agenthub_adapters.unix_http import ask, stream
-from agenthub_core import Clock, PromptInvalid, RelayError, RelayUnreachable, SessionBusy
+from agenthub_core import Clock, PromptInvalid, RelayError, RelayUnreachable, SessionBusy, Usage
 from agenthub_core.hub import Told
 from agenthub_core.protocol import SessionCompacted, SessionFreed, TurnEnded
 
@@ -295,8 +295,10 @@ class Endpoints:
         now = self._clock.now()
         if resident.state is not State.IDLE:
             endpoint.turns.setdefault(resident.id, _Turn(now))
-        elif (turn := endpoint.turns.pop(resident.id, None)) is not None and turn.steps:
-            self._tell(turn.ended(resident.id, now))
+        elif (turn := endpoint.turns.pop(resident.id, None)) is not None:
+            ended = turn.ended(resident.id, now)
+            if ended.usage != Usage():  # a command of the user's shell asks no model
+                self._tell(ended)
 
     def removed(self, endpoint: Endpoint, session_id: str) -> None:
         with self._lock:

@@ -170,8 +170,10 @@ def test_a_turn_is_told_with_what_it_took_and_what_caused_it(
 
 def test_who_was_busy_without_a_model_has_had_no_turn(run: Path, own: Path) -> None:
     heard = Heard(run)
+    nothing = {"input": 0, "output": 0, "reasoning": 0, "cache": {"read": 0, "write": 0}}
     with StubEndpoint(own) as stub, heard.listening():
         stub.tell("session", session(state="busy"))
+        stub.tell("step", {**step("msg_shell", "msg_user", 0.0), "tokens": nothing})
         stub.tell("session", session())
         stub.tell("step", step("msg_late", None, 1.0))  # nobody is at it any more
         stub.tell("compacted", {"id": "ses_a"})
