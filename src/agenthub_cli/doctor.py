@@ -112,10 +112,9 @@ def _windows(settings: Settings) -> Iterator[Finding]:
     if not opencode_plugin.can_listen(settings.directory):
         yield Finding(
             name="windows",
-            well=False,
-            text=f"the path of {settings.directory} is too long for sockets, so no window can be "
-            "told of a message",
-            mend="set AGENT_HUB_DIR to a directory with a shorter path, and run agenthub setup",
+            well=True,  # all is delivered, as without the plugin
+            text=f"none shows messages as they arrive: the path of {settings.directory} is too "
+            "long for sockets. Set AGENT_HUB_DIR to a shorter one, and run agenthub setup",
         )
         return
     found = list(opencode_plugin.endpoints(settings.directory))
