@@ -338,7 +338,6 @@ def test_a_quick_look_does_not_pass_over_what_json_spells_otherwise(
         Query(sender="alice", text="harbour"),
         Query(sender="carol", text="port"),
     ],
-    ids=repr,
 )
 def test_a_quick_look_passes_over_what_is_plainly_another(query: Query) -> None:
     data = codec.encode_settlement(

@@ -1019,7 +1019,6 @@ def test_messages_shows_those_that_wait_and_then_the_settled_ones_the_latest_fir
         (["--state", "delivered", "-n", "1"], ["new"]),
         (["--from", "alice", "--to", "bob", "--dead", "--since", "18h"], ["bad"]),
     ],
-    ids=" ".join,
 )
 @pytest.mark.usefixtures("history")
 def test_messages_are_found(arguments: list[str], names: list[str]) -> None:
