@@ -176,8 +176,8 @@ class Endpoint:
         said = {"before": int((time.time() + seconds) * 1000), "prompts": bodies}
         path = f"/sessions/{session_id}/prompts"
         try:
-            status, answer = ask(self.path, "POST", path, said, seconds=seconds)
-            taken = _CONVERTER.structure(answer, _Taken)
+            _, answer = ask(self.path, "POST", path, said, seconds=seconds)
+            taken = _taken(answer, len(bodies))
         except TimeoutError as error:
             raise RelayUnreachable(
                 f"the OpenCode process {self.process}, in which the session is open, did not "
@@ -187,8 +187,8 @@ class Endpoint:
             raise RelayUnreachable(f"the OpenCode process {self.process} has ended") from error
         except (BaseValidationError, ValueError, TypeError) as error:
             raise RelayUnreachable(
-                f"the OpenCode process {self.process} answered {status}, but not as "
-                "the hub's plugin does: restart that window"
+                f"the OpenCode process {self.process} answered, but not as the hub's plugin "
+                "does: restart that window"
             ) from error
         refused = taken.refused
         return taken.accepted, None if refused is None else _error(session_id, refused)
@@ -327,7 +327,7 @@ class Endpoints:
             self._lost |= dict.fromkeys(lost, now)
         for session_id in lost:
             self._tell(SessionFreed(session_id=session_id))
-        if not follower.gave_up and follower.path.exists():
+        if not (follower.gave_up or follower.stopped) and follower.path.exists():
             self.found(follower.path.name)  # it has come back in this very moment
 
 
@@ -349,6 +349,10 @@ class _Follower:
         self.gave_up = False
         """It refused each time."""
         self.thread = threading.Thread(target=self._follow, name="endpoint", daemon=True)
+
+    @property
+    def stopped(self) -> bool:
+        return self._done.is_set()
 
     def stop(self) -> None:
         with self._lock:
@@ -459,6 +463,14 @@ def _lives(process: str) -> bool:
     except PermissionError:
         return True
     return True
+
+
+def _taken(answer: object, count: int) -> _Taken:
+    """What became of so many prompts. Raises as the converter, and `ValueError`."""
+    taken = _CONVERTER.structure(answer, _Taken)
+    if taken.accepted != count if taken.refused is None else not 0 <= taken.accepted < count:
+        raise ValueError(f"{taken} says not what became of each of {count}")
+    return taken
 
 
 def _error(session_id: str, refusal: _Refusal) -> RelayError:

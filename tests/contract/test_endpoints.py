@@ -285,11 +285,16 @@ def test_who_breaks_off_is_listened_to_again(run: Path, own: Path) -> None:
             eventually(lambda: endpoints.owner("ses_b"))
 
 
-def test_the_end_does_not_wait_for_who_says_nothing(run: Path, own: Path) -> None:
-    before = threading.active_count()
-    with StubEndpoint(own), Heard(run).listening():
-        pass
-    eventually(lambda: threading.active_count() == before)
+def test_the_end_does_not_wait_for_who_says_nothing_and_nobody_listens_any_more(
+    run: Path, own: Path
+) -> None:
+    with StubEndpoint(own) as stub:
+        with Heard(run).listening():
+            assert stub.listeners == 1
+        stub.tell("session", session())  # which shows who has gone
+        eventually(lambda: stub.listeners == 0)
+        assert stub.requests == ["GET /events"]
+        assert not [each for each in threading.enumerate() if each.name == "endpoint"]
 
 
 # ------------------------------------------------------------------------------------- prompts
@@ -353,9 +358,15 @@ def test_a_process_that_ends_meanwhile_has_ended(run: Path, own: Path) -> None:
             owner.prompt("ses_a", [{}])
 
 
-def test_an_answer_that_is_not_the_plugins_asks_for_a_restart(run: Path, own: Path) -> None:
+@pytest.mark.parametrize(
+    "answer",
+    [{"ok": True}, {"accepted": "all"}, {"accepted": 0}, {"accepted": 2}, b"<html>", b"[]", b""],
+)
+def test_an_answer_that_is_not_the_plugins_asks_for_a_restart(
+    run: Path, own: Path, answer: Any
+) -> None:
     with StubEndpoint(own, session()) as stub, Heard(run).listening() as endpoints:
-        stub.answer = lambda _: {"ok": True}
+        stub.answer = lambda _: answer
         owner = endpoints.owner("ses_a")
         assert owner is not None
         with pytest.raises(RelayUnreachable, match="restart that window"):

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -34,6 +34,7 @@ from agenthub_adapters.clock import SystemClock
 from agenthub_adapters.spool import FileSpool
 from agenthub_core import Agent, Message, Outcome, Settlement
 from testkit.stub_endpoint import StubEndpoint
+from testkit.waiting import eventually
 
 COMMAND = [sys.executable, "-m", "agenthub_cli", "mcp"]
 
@@ -1347,6 +1348,11 @@ class InOpenCode:
         self.spool = spool
         self._endpoint = endpoint
 
+    @property
+    def calls(self) -> Mapping[tuple[str, str], Any]:
+        """Those that nobody has claimed yet."""
+        return self._endpoint.calls
+
     def called_by(self, slug: str, tool: str, name: str) -> None:
         """A session is about to call; the plugin has put this name into its call."""
         self._endpoint.calls[tool, name] = {
@@ -1417,7 +1423,7 @@ def test_a_session_that_the_hub_is_about_to_see_is_waited_for(in_opencode: InOpe
     in_opencode.called_by("carol", "send_message", "ses_carol")
 
     def see() -> None:
-        time.sleep(0.5)
+        eventually(lambda: not in_opencode.calls)  # by then it is asked for
         agent = Agent(id="carol-2", session_id="ses_carol", last_seen=now())
         in_opencode.spool.save_agent(agent)
 
