@@ -360,7 +360,17 @@ def test_a_process_that_ends_meanwhile_has_ended(run: Path, own: Path) -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    [{"ok": True}, {"accepted": "all"}, {"accepted": 0}, {"accepted": 2}, b"<html>", b"[]", b""],
+    [
+        {"ok": True},
+        {"accepted": "all"},
+        {"accepted": 0},
+        {"accepted": 2},
+        {"accepted": 1, "refused": {"status": 409}},
+        {"accepted": -1, "refused": {"status": 409}},
+        b"<html>",
+        b"[]",
+        b"",
+    ],
 )
 def test_an_answer_that_is_not_the_plugins_asks_for_a_restart(
     run: Path, own: Path, answer: Any
